@@ -1,0 +1,1 @@
+"""The description of a chip and the catalogue of real ones."""

@@ -1,0 +1,1 @@
+"""Graph and chip in, program out."""

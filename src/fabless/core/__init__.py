@@ -1,0 +1,1 @@
+"""Units, errors, facts with sources, digests: what everything else stands on."""

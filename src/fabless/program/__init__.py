@@ -1,0 +1,1 @@
+"""The instruction set: one table, programs, assembler, legality, timing."""

@@ -1,0 +1,1 @@
+"""The chip as Amaranth and Verilog."""

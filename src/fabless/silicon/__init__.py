@@ -1,0 +1,1 @@
+"""From a description to area, yield inputs, energy and power."""
