@@ -1,0 +1,98 @@
+"""The space of chips: every combination of the study's axes, numbered, each a `Chip` of fabless' own family."""
+
+from __future__ import annotations
+
+from math import ceil
+from typing import TYPE_CHECKING, Any
+
+from fabless.chip.chip import Chip, Core, Dram, Link, Mxu, Sram
+from fabless.core.errors import InputError, nearest
+from fabless.core.sources import table
+from fabless.core.units import binary, si
+from fabless.explore.study import AXES, LinkChoice, MemoryChoice, Space
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+#: Banks of a core's scratchpad, each as wide as a row's lanes: reads and writes of activations beside the weight stream do not collide.
+_BANKS = 16
+
+
+def choices(space: Space, index: int) -> dict[str, Any]:
+    """Return the value of each axis for the design of a number; the last axis varies fastest."""
+    chosen: dict[str, Any] = {}
+    for axis in reversed(AXES):
+        values: Sequence[Any] = getattr(space, axis)
+        index, position = divmod(index, len(values))
+        chosen[axis] = values[position]
+    return {axis: chosen[axis] for axis in AXES}
+
+
+def chip_of(space: Space, index: int) -> Chip:
+    """Build the chip of a number, `0 <= index < space.n_designs`."""
+    c = choices(space, index)
+    return Chip(
+        name=f"design-{index}",
+        family="fabless",
+        process=c["process"],
+        clock_hz=c["clock_hz"],
+        n_cores=c["cores"],
+        core=Core(
+            matrix=Mxu(c["rows"], c["lanes"], tuple((name, 1.0) for name in c["formats"])),
+            vector_lanes=c["vector_lanes"],
+            scratchpad=Sram(c["scratchpad_bytes"], banks=_BANKS, width_bytes=c["lanes"]),
+        ),
+        dram=dram_of(c["memory"]),
+        link=link_of(c["link"]),
+        shared=Sram(c["shared_bytes"], banks=c["cores"], width_bytes=64) if c["shared_bytes"] else None,
+        vendor="fabless",
+        package="interposer" if c["memory"].standard.startswith("hbm") else "organic",
+        spare_cores=ceil(c["cores"] * space.spare_ratio),
+    )
+
+
+def dram_of(choice: MemoryChoice) -> Dram:
+    """Return the off-chip memory of a choice, from the devices in `data/study_defaults.toml`."""
+    if choice.standard == "none":
+        return Dram("none", 0, 0.0, 0.0)
+    facts = table("study_defaults")
+    known = sorted({str(f.attributes["standard"]) for f in facts if "standard" in f.attributes})
+    if choice.standard not in known:
+        raise InputError(f"space.memory: no standard '{choice.standard}'{nearest(choice.standard, known)}; known: none, {', '.join(known)}")
+    capacity, bandwidth = (facts.fact(f"{choice.standard}.{what}").known for what in ("capacity_bytes", "bandwidth_bytes_per_s"))
+    return Dram(choice.standard, choice.stacks, choice.stacks * capacity, choice.stacks * bandwidth)
+
+
+def link_of(choice: LinkChoice) -> Link:
+    """Return the chip-to-chip network of a choice."""
+    return Link(
+        topology=choice.topology,  # type: ignore[arg-type]  # the study file checks it against Link's own list
+        ports=choice.ports,
+        bandwidth_bytes_per_s=choice.bandwidth_bytes_per_s,
+        latency_s=choice.latency_s,
+        domain_chips=choice.domain_chips,
+        network_bandwidth_bytes_per_s=choice.network_bandwidth_bytes_per_s,
+    )
+
+
+def axis_text(axis: str, value: Any) -> str:
+    """Write a value of an axis for people: `axis_text("clock_hz", 1.2e9)` -> `"1.2 GHz"`."""
+    if isinstance(value, MemoryChoice):
+        return "none" if value.standard == "none" else f"{value.standard} x{value.stacks}"
+    if isinstance(value, LinkChoice):
+        rate = si(value.bandwidth_bytes_per_s, "B/s")
+        return "none" if value.topology == "none" else f"{value.topology} {rate} x{value.domain_chips}"
+    if axis == "clock_hz":
+        return si(value, "Hz")
+    if axis.endswith("_bytes"):
+        return binary(value)
+    return "+".join(value) if isinstance(value, tuple) else str(value)
+
+
+def design_text(space: Space, index: int) -> str:
+    """Write a design in one line: process, array, memory, links."""
+    c = choices(space, index)
+    return (
+        f"{c['process']}, {c['cores']} cores of {c['rows']}x{c['lanes']} {axis_text('formats', c['formats'])} at {si(c['clock_hz'], 'Hz')}, "
+        f"{binary(c['scratchpad_bytes'])} a core, {axis_text('memory', c['memory'])}, link {axis_text('link', c['link'])}"
+    )

@@ -1,0 +1,408 @@
+"""The study file as a person writes it: TOML with units, checked key by key, turned into a `Study`."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from fabless.core.errors import InputError, nearest
+from fabless.core.ranges import Range
+from fabless.core.sources import table
+from fabless.core.units import quantity
+from fabless.explore.study import (
+    Demand,
+    Limits,
+    LinkChoice,
+    MemoryChoice,
+    NamedRecipe,
+    Space,
+    Study,
+    Weights,
+    Workload,
+)
+from fabless.explore.traffic import named_lengths, quantile_lengths
+from fabless.fleet.capacity import Lengths, Slo
+from fabless.mapping.plan import Plan
+from fabless.model.step import Recipe
+from fabless.number.formats import format_named
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from pydantic import GetJsonSchemaHandler
+    from pydantic.json_schema import JsonSchemaValue
+    from pydantic_core import CoreSchema
+
+
+@dataclass(frozen=True, slots=True)
+class In:
+    """Mark a key as a quantity: a plain number is in `unit`, text such as "8 TB/s" is converted to it."""
+
+    unit: str
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        plain = handler(schema)
+        text: JsonSchemaValue = {"type": "string", "description": f'a quantity with its unit, converted to {self.unit}, such as "8 TB/s"'}
+        return (
+            {"anyOf": [plain, text, {"type": "array", "items": {"anyOf": [{"type": "number"}, text]}}]}
+            if _is_array(plain)
+            else {"anyOf": [plain, text]}
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class OneOrMore:
+    """Mark a list that may be written as its only member."""
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        plain = handler(schema)
+        return {"anyOf": [plain, plain["items"]]} if _is_array(plain) else plain
+
+
+def _is_array(schema: JsonSchemaValue) -> bool:
+    return schema.get("type") == "array"
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class StudySection(_Section):
+    """Name the study; `seed` is the only source of chance."""
+
+    name: str
+    title: str = ""
+    seed: int = 0
+
+
+class ModelSection(_Section):
+    """Name a model of the catalogue (or the path of a config.json) and the recipes that quality allows."""
+
+    name: str
+    share: Annotated[float, Field(gt=0)] = 1.0
+    recipes: Annotated[list[str], OneOrMore(), Field(min_length=1)]
+
+
+class RecipeSection(_Section):
+    """Choose a number format per tensor class; what is left out follows `weights` for the head and bf16 for the rest."""
+
+    weights: str
+    activations: str | None = None
+    kv_cache: str = "bf16"
+    attention: str = "bf16"
+    residual: str = "bf16"
+    experts: str | None = None
+    head: str | None = None
+    embedding: str | None = None
+
+
+class QuantilesSection(_Section):
+    """State lengths in tokens by their quantiles, and by their mean if it is known."""
+
+    p50: Annotated[float, Field(gt=0)]
+    p90: Annotated[float, Field(gt=0)]
+    p99: Annotated[float, Field(gt=0)]
+    mean: Annotated[float, Field(gt=0)] | None = None
+
+
+class TrafficSection(_Section):
+    """State how much is asked for: `requests_per_s` or `tokens_per_day` (prompt and answer), and how long requests are."""
+
+    requests_per_s: Annotated[float, Field(gt=0)] | None = None
+    tokens_per_day: Annotated[float, Field(gt=0)] | None = None
+    peak_ratio: Annotated[float, Field(ge=1)] | None = None
+    prefix_hit_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    lengths: str | None = None
+    input: QuantilesSection | None = None
+    output: QuantilesSection | None = None
+
+
+class SloSection(_Section):
+    """Promise time to first token and time per output token to the share `quantile` of requests."""
+
+    ttft_s: Annotated[float, In("second"), Field(gt=0)]
+    tpot_s: Annotated[float, In("second"), Field(gt=0)]
+    quantile: Annotated[float, Field(ge=0.5, lt=1)] = 0.9
+
+
+class LimitsSection(_Section):
+    """Bound the answer; a key left out does not bind."""
+
+    chip_w: Annotated[float, In("watt"), Field(gt=0)] | None = None
+    rack_w: Annotated[float, In("watt"), Field(gt=0)] | None = None
+    site_w: Annotated[float, In("watt"), Field(gt=0)] | None = None
+    nre_usd: Annotated[float, In("usd"), Field(gt=0)] | None = None
+    package_usd: Annotated[float, In("usd"), Field(gt=0)] | None = None
+    chips_per_replica: Annotated[int, Field(gt=0)] | None = None
+    processes: list[str] = []
+    regions: list[str] = []
+
+
+class WeightsSection(_Section):
+    """Weigh the objectives: exponents of a product, so that only their ratios matter."""
+
+    usd_per_mtok: Annotated[float, Field(ge=0)] = 1.0
+    tokens_per_s_per_user: Annotated[float, Field(ge=0)] = 0.0
+    power_w: Annotated[float, Field(ge=0)] = 0.0
+    nre_usd: Annotated[float, Field(ge=0)] = 0.0
+
+
+class MemorySection(_Section):
+    """Offer a memory standard with one or more numbers of stacks (HBM) or devices (GDDR, LPDDR)."""
+
+    standard: str
+    stacks: Annotated[list[int], OneOrMore(), Field(min_length=1)]
+
+
+class LinkSection(_Section):
+    """Offer a way to join chips; several bandwidths make several choices."""
+
+    topology: str = "none"
+    ports: Annotated[int, Field(ge=0)] = 0
+    bandwidth_bytes_per_s: Annotated[list[float], In("byte / second"), OneOrMore(), Field(min_length=1)] = [0.0]
+    domain_chips: Annotated[int, Field(ge=1)] = 1
+    latency_s: Annotated[float, In("second"), Field(ge=0)] = 1e-6
+    network_bandwidth_bytes_per_s: Annotated[float, In("byte / second"), Field(ge=0)] = 0.0
+
+
+class SpaceSection(_Section):
+    """List what each part of the chip may be: one value or several."""
+
+    process: Annotated[list[str], OneOrMore(), Field(min_length=1)]
+    clock_hz: Annotated[list[float], In("hertz"), OneOrMore(), Field(min_length=1)]
+    cores: Annotated[list[int], OneOrMore(), Field(min_length=1)]
+    rows: Annotated[list[int], OneOrMore(), Field(min_length=1)]
+    lanes: Annotated[list[int], OneOrMore(), Field(min_length=1)] = [32]
+    formats: Annotated[list[list[str]], Field(min_length=1)]
+    scratchpad_bytes: Annotated[list[float], In("byte"), OneOrMore(), Field(min_length=1)]
+    vector_lanes: Annotated[list[int], OneOrMore(), Field(min_length=1)]
+    shared_bytes: Annotated[list[float], In("byte"), OneOrMore(), Field(min_length=1)] = [0.0]
+    spare_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    memory: Annotated[list[MemorySection], Field(min_length=1)]
+    link: Annotated[list[LinkSection], Field(min_length=1)] = [LinkSection()]
+
+
+class PlansSection(_Section):
+    """List degrees of parallelism; every legal combination is tried."""
+
+    tensor: Annotated[list[int], OneOrMore(), Field(min_length=1)] = [1]
+    pipeline: Annotated[list[int], OneOrMore(), Field(min_length=1)] = [1]
+    expert: Annotated[list[int], OneOrMore(), Field(min_length=1)] = [1]
+    data: Annotated[list[int], OneOrMore(), Field(min_length=1)] = [1]
+
+
+class CompareSection(_Section):
+    """Name the catalogue's chips to compare with; none named means all."""
+
+    chips: list[str] = []
+
+
+class StudyFile(_Section):
+    """Describe a service, what may be built for it, and what matters; `fabless design FILE` answers which chip to build."""
+
+    study: StudySection
+    models: Annotated[list[ModelSection], Field(min_length=1)]
+    recipes: dict[str, RecipeSection] = {}
+    traffic: TrafficSection
+    slo: SloSection
+    limits: LimitsSection = LimitsSection()
+    weights: WeightsSection = WeightsSection()
+    space: SpaceSection
+    plans: PlansSection = PlansSection()
+    batches: Annotated[list[int], OneOrMore(), Field(min_length=1)]
+    costs: dict[str, float | str | list[float | str]] = {}
+    compare: CompareSection = CompareSection()
+
+
+def read(path: str | Path) -> Study:
+    """Read and check a study file; see `explore.study.read_study`."""
+    try:
+        content = tomllib.loads(Path(path).read_text("utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: cannot read the study ({error.strerror})") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not a TOML file ({error})") from None
+    return parse(content, str(path))
+
+
+def parse(content: Mapping[str, Any], path: str) -> Study:
+    """Turn the content of a study file into a `Study`; `path` names it in messages."""
+    plain = _plain(StudyFile, content, path, "")
+    try:
+        file = StudyFile.model_validate(plain)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(str(part) for part in first["loc"])
+        given = "" if first["type"] == "missing" else f", not {first['input']!r}"
+        raise InputError(f"{path}: {place}: {first['msg'][0].lower()}{first['msg'][1:]}{given}") from None
+    return _study(file, path)
+
+
+def _plain(section: type[BaseModel], content: Any, path: str, place: str) -> dict[str, Any]:
+    """Return a section with quantities in plain numbers and single values as lists, refusing keys that it does not have."""
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: {place} must be a table of keys ([{place}]), not {content!r}")
+    known = section.model_fields
+    plain: dict[str, Any] = {}
+    for key, value in content.items():
+        if key not in known:
+            where = f"[{place}]" if place else "the file"
+            raise InputError(f"{path}: {where} has no key '{key}'{nearest(key, known)}; known: {', '.join(known)}")
+        plain[key] = _value(known[key], value, path, f"{place}.{key}" if place else key)
+    return plain
+
+
+def _value(field: Any, value: Any, path: str, place: str) -> Any:
+    nested, kind = _nested(field.annotation)
+    if nested is not None and kind is list:
+        members = value if isinstance(value, list) else [value]
+        return [_plain(nested, member, path, f"{place}[{i}]" if len(members) > 1 else place) for i, member in enumerate(members)]
+    if nested is not None and kind is dict and isinstance(value, dict):
+        return {name: _plain(nested, member, path, f"{place}.{name}") for name, member in value.items()}
+    if nested is not None:
+        return _plain(nested, value, path, place)
+    markers = _markers(field)
+    if any(isinstance(m, OneOrMore) for m in markers) and not isinstance(value, list):
+        value = [value]
+    unit = next((m.unit for m in markers if isinstance(m, In)), None)
+    if unit is None:
+        return value
+    where = f"{path}: {place}"
+    return [_number(v, unit, where) for v in value] if isinstance(value, list) else _number(value, unit, where)
+
+
+def _number(value: Any, unit: str, where: str) -> Any:
+    return quantity(value, unit, where=where) if isinstance(value, str) else value
+
+
+def _markers(field: Any) -> tuple[Any, ...]:
+    """Return what annotates a field, also inside `Annotated[...] | None`."""
+    inner = [m for option in get_args(field.annotation) if get_origin(option) is Annotated for m in get_args(option)[1:]]
+    return (*field.metadata, *inner)
+
+
+def _nested(annotation: Any) -> tuple[type[BaseModel] | None, Any]:
+    """Return the section that a field holds, and whether in a list or a dict."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation, None
+    origin = get_origin(annotation)
+    for option in get_args(annotation):
+        if isinstance(option, type) and issubclass(option, BaseModel):
+            return option, origin if origin in (list, dict) else None
+    return None, None
+
+
+def _study(file: StudyFile, path: str) -> Study:
+    total = sum(m.share for m in file.models)
+    slo = Slo(file.slo.ttft_s, file.slo.tpot_s, file.slo.quantile)
+    return Study(
+        name=file.study.name,
+        title=file.study.title or file.study.name,
+        seed=file.study.seed,
+        workloads=tuple(Workload(m.name, m.share / total, tuple(_recipe(n, file, path) for n in m.recipes)) for m in file.models),
+        demand=_demand(file.traffic, slo.quantile, path),
+        slo=slo,
+        limits=Limits(**{**file.limits.model_dump(), "processes": tuple(file.limits.processes), "regions": tuple(file.limits.regions)}),
+        weights=Weights(**file.weights.model_dump()),
+        space=_space(file.space, file.limits.processes, path),
+        plans=_plans(file.plans, file.limits.chips_per_replica, path),
+        batches=tuple(sorted(set(file.batches))),
+        costs=tuple(_cost(name, value, path) for name, value in sorted(file.costs.items())),
+        compare=tuple(file.compare.chips),
+    )
+
+
+def _recipe(name: str, file: StudyFile, path: str) -> NamedRecipe:
+    section = file.recipes.get(name)
+    if section is None:
+        try:
+            return NamedRecipe(name, Recipe.named(name))
+        except InputError:
+            raise InputError(
+                f"{path}: models.recipes: '{name}' is neither a [recipes.{name}] of this file nor a number format{nearest(name, file.recipes)}"
+            ) from None
+    formats = {key: format_named(value) for key, value in section.model_dump().items() if value is not None}
+    formats.setdefault("activations", formats["weights"])
+    return NamedRecipe(name, Recipe(**formats))
+
+
+def _demand(traffic: TrafficSection, quantile: float, path: str) -> Demand:
+    lengths = _lengths(traffic, quantile, path)
+    if (traffic.requests_per_s is None) == (traffic.tokens_per_day is None):
+        raise InputError(f"{path}: [traffic] needs requests_per_s or tokens_per_day, and not both")
+    rate = traffic.requests_per_s
+    if traffic.tokens_per_day is not None:
+        rate = traffic.tokens_per_day / 86400 / (lengths.input_mean + lengths.output_mean)
+    assert rate is not None
+    peak_ratio = table("study_defaults").fact("peak_ratio").known if traffic.peak_ratio is None else traffic.peak_ratio
+    return Demand(rate, peak_ratio, traffic.prefix_hit_ratio, lengths)
+
+
+def _lengths(traffic: TrafficSection, quantile: float, path: str) -> Lengths:
+    if traffic.lengths is not None:
+        if traffic.input is not None or traffic.output is not None:
+            raise InputError(f"{path}: [traffic] has lengths = '{traffic.lengths}' and quantiles too; keep one")
+        return named_lengths(traffic.lengths, quantile, where=f"{path}: traffic.lengths")
+    if traffic.input is None or traffic.output is None:
+        raise InputError(
+            f"{path}: [traffic] needs lengths = 'azure_2023_conversation' (or another), or both [traffic.input] and [traffic.output]"
+        )
+    return quantile_lengths(
+        (traffic.input.p50, traffic.input.p90, traffic.input.p99, traffic.input.mean),
+        (traffic.output.p50, traffic.output.p90, traffic.output.p99, traffic.output.mean),
+        quantile,
+        where=f"{path}: traffic",
+    )
+
+
+def _space(space: SpaceSection, processes: list[str], path: str) -> Space:
+    allowed = [p for p in space.process if not processes or p in processes]
+    if not allowed:
+        raise InputError(f"{path}: space.process ({', '.join(space.process)}) has none of limits.processes ({', '.join(processes)})")
+    memory = tuple(MemoryChoice(m.standard.lower(), n) for m in space.memory for n in m.stacks)
+    link = tuple(
+        LinkChoice(x.topology, x.ports, bandwidth, x.domain_chips, x.latency_s, x.network_bandwidth_bytes_per_s)
+        for x in space.link
+        for bandwidth in x.bandwidth_bytes_per_s
+    )
+    return Space(
+        process=tuple(allowed),
+        clock_hz=tuple(space.clock_hz),
+        cores=tuple(space.cores),
+        rows=tuple(space.rows),
+        lanes=tuple(space.lanes),
+        formats=tuple(tuple(format_named(f).name for f in choice) for choice in space.formats),
+        scratchpad_bytes=tuple(space.scratchpad_bytes),
+        vector_lanes=tuple(space.vector_lanes),
+        shared_bytes=tuple(space.shared_bytes),
+        memory=memory,
+        link=link,
+        spare_ratio=space.spare_ratio,
+    )
+
+
+def _plans(plans: PlansSection, limit: int | None, path: str) -> tuple[Plan, ...]:
+    degrees = product(plans.tensor, plans.pipeline, plans.expert, plans.data)
+    legal = {Plan(t, p, e, d) for t, p, e, d in degrees if min(t, p, e, d) >= 1 and (t * d) % e == 0}
+    kept = sorted(p for p in legal if limit is None or p.n_chips <= limit)
+    if not kept:
+        raise InputError(
+            f"{path}: [plans] has no legal combination: expert must divide tensor x data, and chips per replica stay within the limit"
+        )
+    return tuple(kept)
+
+
+def _cost(name: str, value: float | str | list[float | str], path: str) -> tuple[str, Range]:
+    from fabless.explore.pricing import cost_unit
+
+    where = f"{path}: costs.{name}"
+    unit = cost_unit(name, where)
+    values = [quantity(v, unit, where=where) if isinstance(v, str) else float(v) for v in (value if isinstance(value, list) else [value])]
+    if len(values) not in {1, 3} or values != sorted(values):
+        raise InputError(f"{where}: give one number or [low, mid, high] in rising order, not {value!r}")
+    return name, Range(values[0], values[len(values) // 2], values[-1])
