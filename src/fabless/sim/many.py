@@ -1,0 +1,283 @@
+"""Estimate many steps on many chips in one call: the roofline's arithmetic, vectorised.
+
+An op's cycles depend on the core array alone, its traffic on the on-chip memory alone, its seconds on clock and bandwidth: each unique op is
+priced once per unique array and once per unique memory, and only maxima and sums run over all pairs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from fabless.chip.chip import Mesh, Mxu, TensorCore, matrix_rates, runs_as
+from fabless.mapping.gemm import Products, compute_cycles, least_traffic
+from fabless.mapping.parallel import partition
+from fabless.mapping.plan import Plan
+from fabless.sim.calibration import Calibration, calibration_for
+from fabless.sim.collectives import collective_s, wire_bytes
+from fabless.sim.columns import columns, one_repeat
+from fabless.sim.gpu import gpu_times
+
+if TYPE_CHECKING:
+    from collections.abc import Hashable, Iterable, Sequence
+
+    from numpy.typing import NDArray
+
+    from fabless.chip.chip import Chip
+    from fabless.mapping.parallel import Share
+    from fabless.model.graph import Graph, Op
+    from fabless.sim.columns import Columns
+
+    Floats = NDArray[np.float64]
+
+K = TypeVar("K", bound="Hashable")
+
+
+@dataclass(frozen=True, slots=True)
+class OpTimes:
+    """Hold seconds and events of one repeat of each unique op on each chip, all `[n_ops, n_chips]`; infinite where a chip cannot run it.
+
+    `busy_s` is how long the op takes by itself: the slowest of its resources, plus overhead. `macs_as` is the element format that its macs run
+    in, an index into `formats` (-1: no macs).
+    """
+
+    compute_s: Floats
+    vector_s: Floats
+    memory_s: Floats
+    link_s: Floats
+    overhead_s: Floats
+    busy_s: Floats
+    macs: Floats
+    vector_ops: Floats
+    dram_bytes: Floats
+    shared_bytes: Floats
+    scratchpad_bytes: Floats
+    link_bytes: Floats
+    formats: tuple[str, ...]
+    macs_as: NDArray[np.intp]
+
+
+@dataclass(frozen=True, slots=True)
+class Estimates:
+    """Hold what many steps take on many chips under one plan; arrays `[n_graphs, n_chips]`.
+
+    `memory_bytes` is resident per chip and `feasible` says that it fits and that the chip multiplies every format of the step; times are
+    those that an unlimited memory would see, so that the nearest miss can be shown. Counters are per chip of the plan;
+    `macs` by element format.
+    """
+
+    latency_s: Floats
+    stage_s: Floats
+    emitted_tokens: Floats
+    memory_bytes: Floats
+    feasible: NDArray[np.bool_]
+    macs: dict[str, Floats]
+    vector_ops: Floats
+    dram_bytes: Floats
+    shared_bytes: Floats
+    scratchpad_bytes: Floats
+    link_bytes: Floats
+    n_chips: int
+
+    @property
+    def tokens_per_s(self) -> Floats:
+        """Return tokens per second of one replica with its pipeline full."""
+        return self.emitted_tokens / self.stage_s
+
+
+def estimate_many(graphs: Sequence[Graph], chips: Sequence[Chip], plan: Plan | None = None) -> Estimates:
+    """Estimate every graph on every chip under one plan; equals `estimate` pair for pair."""
+    plan = plan or Plan()
+    shares = [partition(graph, plan) for graph in graphs]
+    unique, counts = unique_ops(shares)
+    calibrations = [calibration_for(chip.family) for chip in chips]
+    times = op_times(columns(unique), chips, calibrations)
+    latency, stage = step_times(times, counts, graphs, plan, np.array([c.prefetches for c in calibrations]))
+    memory = np.array([s.memory_bytes for s in shares])[:, None] + np.zeros(len(chips))
+    capacity = np.array([chip.memory_capacity_bytes for chip in chips])
+    emitted = np.array([g.step.emitted_tokens for g in graphs])[:, None] + np.zeros(len(chips))
+    return Estimates(
+        latency,
+        stage,
+        emitted,
+        memory,
+        (memory <= capacity) & np.isfinite(latency),
+        {name: counts @ np.where(times.macs_as == i, times.macs, 0.0) for i, name in enumerate(times.formats)},
+        counts @ times.vector_ops,
+        counts @ times.dram_bytes,
+        counts @ times.shared_bytes,
+        counts @ times.scratchpad_bytes,
+        counts @ times.link_bytes,
+        plan.n_chips,
+    )
+
+
+def unique_ops(shares: Sequence[Share]) -> tuple[list[Op], Floats]:
+    """Return the distinct ops of many shares and how often each occurs `[n_shares, n_ops]`."""
+    index: dict[Op, int] = {}
+    entries = [(g, index.setdefault(one_repeat(op), len(index)), op.count) for g, share in enumerate(shares) for op in share.ops]
+    counts = np.zeros((len(shares), len(index)))
+    rows, ops, times = (np.array(x) for x in zip(*entries, strict=True))
+    np.add.at(counts, (rows, ops), times)
+    return list(index), counts
+
+
+def step_times(times: OpTimes, counts: Floats, graphs: Sequence[Graph], plan: Plan, prefetches: NDArray[np.bool_]) -> tuple[Floats, Floats]:
+    """Return (latency, slowest pipeline stage) in seconds, `[n_graphs, n_chips]`.
+
+    Kernels run one after another: the sum of their times. A chip that prefetches streams memory beside everything else and its matrix
+    and vector queues run side by side; only exchanges between chips wait: the largest of the three sums.
+    """
+    layers = np.array([-(-g.n_layers // plan.pipeline) / g.n_layers for g in graphs])[:, None]
+    stage_counts = np.where(counts > 1, counts * layers, counts) if plan.pipeline > 1 else counts
+
+    def total(n: Floats) -> Floats:
+        serial = _weigh(n, times.busy_s)
+        if not prefetches.any():
+            return serial
+        link = _weigh(n, times.link_s + times.overhead_s)
+        queues = np.maximum(_weigh(n, times.compute_s), _weigh(n, times.vector_s)) + link
+        return np.where(prefetches, np.maximum(queues, _weigh(n, times.memory_s)), serial)
+
+    latency = total(counts)
+    return latency, (total(stage_counts) if plan.pipeline > 1 else latency)
+
+
+def _weigh(counts: Floats, values: Floats) -> Floats:
+    """Return counts @ values where an op that does not occur may be infinite."""
+    finite = np.isfinite(values)
+    if finite.all():
+        return counts @ values
+    impossible = (counts > 0).astype(np.float64) @ (~finite).astype(np.float64) > 0
+    return np.where(impossible, np.inf, counts @ np.where(finite, values, 0.0))
+
+
+def op_times(cols: Columns, chips: Sequence[Chip], calibrations: Sequence[Calibration]) -> OpTimes:
+    """Price one repeat of each op on each chip."""
+    n_ops, n_chips = len(cols.ops), len(chips)
+    zeros = [np.zeros((n_ops, n_chips)) for _ in range(6)]
+    compute, vector, memory, overhead, dram, scratchpad = zeros
+    link, link_bytes = _link_times(cols, chips, calibrations)
+    names: dict[str, int] = {}
+    macs_as = np.full((n_ops, n_chips), -1, dtype=np.intp)
+    for (is_gpu, calibration), group in _by(
+        (isinstance(c.core.matrix, TensorCore), k) for c, k in zip(chips, calibrations, strict=True)
+    ).items():
+        chosen = [chips[j] for j in group]
+        part = gpu_times(cols, chosen, calibration) if is_gpu else _array_times(cols, chosen, calibration)
+        for target, values in zip((compute, vector, memory, overhead, dram, scratchpad), part, strict=True):
+            target[:, group] = values
+    for rates, group in _by(matrix_rates(chip.core.matrix) for chip in chips).items():
+        served = [runs_as(dict(rates), f) for f in cols.formats]
+        ids = np.array([-1 if name is None else names.setdefault(name, len(names)) for name in served], dtype=np.intp)
+        per_op = np.full(n_ops, -1, dtype=np.intp)
+        per_op[cols.owner] = ids[cols.format_index] if len(ids) else -1
+        macs_as[:, group] = per_op[:, None]
+    busy = np.maximum(np.maximum(compute, vector), np.maximum(memory, link)) + overhead
+    ones = np.ones(n_chips)
+    macs = cols.sum_products(cols.products.macs)[:, None] * ones
+    shared = np.where([chip.shared is not None for chip in chips], dram, 0.0)
+    return OpTimes(
+        compute, vector, memory, link, overhead, busy, macs, cols.vector_ops[:, None] * ones,
+        dram, shared, scratchpad, link_bytes, tuple(names), macs_as,
+    )  # fmt: skip
+
+
+def _by(keys: Iterable[K]) -> dict[K, list[int]]:
+    """Return the positions of each distinct key, in order of appearance."""
+    groups: dict[K, list[int]] = {}
+    for j, key in enumerate(keys):
+        groups.setdefault(key, []).append(j)
+    return groups
+
+
+def _link_times(cols: Columns, chips: Sequence[Chip], calibrations: Sequence[Calibration]) -> tuple[Floats, Floats]:
+    seconds = np.zeros((len(cols.ops), len(chips)))
+    sent = np.zeros_like(seconds)
+    if not cols.collectives:
+        return seconds, sent
+    groups = _by((chip.link, calibration) for chip, calibration in zip(chips, calibrations, strict=True))
+    for i, op in cols.collectives:
+        sent[i] = wire_bytes(op.kind, op.payload_bytes, op.n_chips)
+        for (link, calibration), group in groups.items():
+            seconds[i, group] = collective_s(op.kind, op.payload_bytes, op.n_chips, link, calibration)
+    return seconds, sent
+
+
+def _array_times(cols: Columns, chips: Sequence[Chip], calibration: Calibration) -> tuple[Floats, ...]:
+    """Price ops on chips of dot-product rows or systolic arrays that share one calibration."""
+    n_ops, n_chips = len(cols.ops), len(chips)
+    cycles, scratch = np.zeros((n_ops, n_chips)), np.zeros((n_ops, n_chips))
+    for (matrix, units, _), group in _by((c.core.matrix, c.n_cores * c.core.n_matrix, c.core.accumulator) for c in chips).items():
+        assert not isinstance(matrix, TensorCore)
+        cycles[:, group] = _cycles(cols, matrix, units)[:, None]
+        scratch[:, group] = _scratchpad_bytes(cols, chips[group[0]])[:, None]
+    dram = np.zeros((n_ops, n_chips))
+    for (capacity, gn, gk), group in _by(_memory_key(c) for c in chips).items():
+        dram[:, group] = _dram_bytes(cols, capacity, gn, gk, resident=calibration.prefetches)[:, None]
+    clock = np.array([c.clock_hz for c in chips])
+    lanes = np.array([c.n_cores * c.core.vector_lanes for c in chips], dtype=np.float64)
+    bandwidth = np.array([_bandwidth(c) for c in chips])
+    launch = np.array([calibration.launch_overhead_s if c.launch_overhead_s is None else c.launch_overhead_s for c in chips])
+    compute = cycles / (clock * calibration.matrix_efficiency)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        vector = np.where(cols.vector_ops[:, None] > 0, cols.vector_ops[:, None] / (lanes * clock), 0.0)
+    memory = dram / (bandwidth * calibration.memory_efficiency)
+    return compute, vector, memory, cols.kernels[:, None] * launch, dram, scratch
+
+
+def _bandwidth(chip: Chip) -> float:
+    """Return the bytes per second at which weights stream: DRAM's, or on a chip without DRAM that of all its SRAM banks."""
+    if chip.dram.standard != "none":
+        return chip.dram.bandwidth_bytes_per_s
+    return chip.dram.bandwidth_bytes_per_s or chip.n_cores * chip.core.scratchpad.bytes_per_cycle * chip.clock_hz
+
+
+def _memory_key(chip: Chip) -> tuple[float, int, int]:
+    matrix = chip.core.matrix
+    capacity = chip.sram_bytes if chip.dram.standard != "none" else np.inf
+    if isinstance(matrix, Mxu):
+        return capacity, matrix.rows, matrix.lanes
+    return (capacity, matrix.columns, matrix.rows) if isinstance(matrix, Mesh) else (capacity, 1, 1)
+
+
+def _cycles(cols: Columns, matrix: Mxu | Mesh, units: int) -> Floats:
+    rates = dict(matrix.rates)
+    served = [runs_as(rates, f) for f in cols.formats]
+    rate = np.array([np.nan if name is None else rates[name] for name in served])
+    if not len(cols.owner):
+        return np.zeros(len(cols.ops))
+    per_product = compute_cycles(matrix, units, cols.products, rate[cols.format_index])
+    return cols.sum_products(np.where(np.isnan(per_product), np.inf, per_product))
+
+
+def _dram_bytes(cols: Columns, capacity: float, granule_n: int, granule_k: int, *, resident: bool) -> Floats:
+    """Return DRAM bytes of one repeat of each op: best tiling for GEMMs; caches, states and tables always; other activations if not kept."""
+    total = cols.stored_bytes + (0.0 if resident else cols.activation_bytes)
+    chosen = np.flatnonzero(cols.gemm)
+    if not len(chosen):
+        return total
+    p = Products(*(column[chosen] for column in cols.products))
+    traffic = (
+        least_traffic(p, capacity, granule_n, granule_k, resident=resident) if np.isfinite(capacity) else p.batch * p.k * p.n * p.b_bytes
+    )
+    return total + np.bincount(cols.owner[chosen], weights=traffic, minlength=len(cols.ops))
+
+
+def _scratchpad_bytes(cols: Columns, chip: Chip) -> Floats:
+    """Return bytes that the matrix units read from scratchpads: an activation slice serves all rows, a weight all activations of a pass.
+
+    A pass is as many rows of activations as the accumulators hold (one without accumulators of their own).
+    """
+    if not len(cols.owner):
+        return np.zeros(len(cols.ops))
+    matrix, p = chip.core.matrix, cols.products
+    across = float(matrix.rows if isinstance(matrix, Mxu) else getattr(matrix, "columns", 1))
+    acc = chip.core.accumulator
+    held = max(1.0, acc.capacity_bytes / (4.0 * across)) if acc else (1.0 if isinstance(matrix, Mxu) else np.inf)
+    one_byte = np.where(p.a_bytes > 0, 0.0, 1.0)  # attention and scan products state no operand bytes; count their format's
+    element = np.array([f.bytes_per_value for f in cols.formats])[cols.format_index]
+    a, b = p.a_bytes + one_byte * element, p.b_bytes + one_byte * element
+    return cols.sum_products(p.macs * (a / across + b / np.clip(p.m, 1.0, held)))
