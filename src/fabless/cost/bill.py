@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from fabless.core.ranges import Range
+from fabless.core.ranges import Range
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """State one cost: `when` is "once" (NRE), "capex" (per `life_years`) or "yearly"; `usd` for the whole fleet."""
+    """State one cost: `when` is "once" (NRE), "capex" (per `life_years`) or "yearly"; `usd` for the whole fleet.
+
+    `usd_per_year` is what the line adds to a year: the sum itself if yearly, else its capital recovery with interest.
+    """
 
     label: str
     group: str  # silicon | memory | package | test | margin | nre | server | network | facility | energy | operations | rent
@@ -19,6 +20,7 @@ class Line:
     when: str
     sources: tuple[str, ...] = ()
     life_years: float = 1.0
+    usd_per_year: Range = Range(0.0, 0.0, 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,3 +38,10 @@ class Bill:
     nre_usd: Range
     capex_usd: Range
     notes: tuple[str, ...] = ()
+
+    def group_usd_per_year(self) -> dict[str, Range]:
+        """Return what each group adds to a year, in the order of the lines."""
+        groups: dict[str, Range] = {}
+        for line in self.lines:
+            groups[line.group] = groups.get(line.group, Range.exact(0.0)) + line.usd_per_year
+        return groups

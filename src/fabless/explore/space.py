@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 #: Banks of a core's scratchpad, each as wide as a row's lanes: reads and writes of activations beside the weight stream do not collide.
 _BANKS = 16
+#: Activation rows whose sums a core holds at a time: each weight fetched from the scratchpad is used that often.
+_HELD = 64
 
 
 def choices(space: Space, index: int) -> dict[str, Any]:
@@ -41,6 +43,7 @@ def chip_of(space: Space, index: int) -> Chip:
             matrix=Mxu(c["rows"], c["lanes"], tuple((name, 1.0) for name in c["formats"])),
             vector_lanes=c["vector_lanes"],
             scratchpad=Sram(c["scratchpad_bytes"], banks=_BANKS, width_bytes=c["lanes"]),
+            accumulator=Sram(c["rows"] * _HELD * 4.0, banks=1, width_bytes=4 * c["rows"]),
         ),
         dram=dram_of(c["memory"]),
         link=link_of(c["link"]),

@@ -58,7 +58,7 @@ class Demand:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bound the answer; None leaves a quantity free. `processes` and `regions` empty: all that the tables know."""
+    """Bound the answer; None leaves a quantity free. `processes` empty: all of the space; `foundries`: where dies may be made."""
 
     chip_w: float | None = None
     rack_w: float | None = None
@@ -67,7 +67,7 @@ class Limits:
     package_usd: float | None = None
     chips_per_replica: int | None = None
     processes: tuple[str, ...] = ()
-    regions: tuple[str, ...] = ()
+    foundries: tuple[str, ...] = ("taiwan", "arizona")
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,11 +135,17 @@ AXES = ("process", "clock_hz", "cores", "rows", "lanes", "formats", "scratchpad_
 
 @dataclass(frozen=True, slots=True)
 class Study:
-    """Hold a whole study, checked; `costs` override fields of `cost` inputs with ranges, `compare` names catalogue chips (empty: all)."""
+    """Hold a whole study, checked.
+
+    `system` is what chips are mounted in ("rack" or "appliance"), `region` the row of electricity prices where they run; `costs` override fields of the cost inputs with ranges; `compare` names catalogue
+    chips (empty: all).
+    """
 
     name: str
     title: str
     seed: int
+    system: str
+    region: str
     workloads: tuple[Workload, ...]
     demand: Demand
     slo: Slo

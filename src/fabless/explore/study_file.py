@@ -6,7 +6,7 @@ import tomllib
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -73,11 +73,15 @@ class _Section(BaseModel):
 
 
 class StudySection(_Section):
-    """Name the study; `seed` is the only source of chance."""
+    """Name the study (its results go to out/<name>); `seed` is the only source of chance; `system` is what chips are mounted in,
+    `region` the row of electricity prices where they run.
+    """
 
-    name: str
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     title: str = ""
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
+    system: Literal["rack", "appliance"] = "rack"
+    region: str = "us"
 
 
 class ModelSection(_Section):
@@ -140,7 +144,7 @@ class LimitsSection(_Section):
     package_usd: Annotated[float, In("usd"), Field(gt=0)] | None = None
     chips_per_replica: Annotated[int, Field(gt=0)] | None = None
     processes: list[str] = []
-    regions: list[str] = []
+    foundries: Annotated[list[Literal["taiwan", "arizona"]], OneOrMore(), Field(min_length=1)] = ["taiwan", "arizona"]
 
 
 class WeightsSection(_Section):
@@ -162,7 +166,7 @@ class MemorySection(_Section):
 class LinkSection(_Section):
     """Offer a way to join chips; several bandwidths make several choices."""
 
-    topology: str = "none"
+    topology: Literal["none", "ring", "switch", "mesh", "torus2d", "torus3d"] = "none"
     ports: Annotated[int, Field(ge=0)] = 0
     bandwidth_bytes_per_s: Annotated[list[float], In("byte / second"), OneOrMore(), Field(min_length=1)] = [0.0]
     domain_chips: Annotated[int, Field(ge=1)] = 1
@@ -304,14 +308,16 @@ def _study(file: StudyFile, path: str) -> Study:
         name=file.study.name,
         title=file.study.title or file.study.name,
         seed=file.study.seed,
+        system=file.study.system,
+        region=file.study.region,
         workloads=tuple(Workload(m.name, m.share / total, tuple(_recipe(n, file, path) for n in m.recipes)) for m in file.models),
         demand=_demand(file.traffic, slo.quantile, path),
         slo=slo,
-        limits=Limits(**{**file.limits.model_dump(), "processes": tuple(file.limits.processes), "regions": tuple(file.limits.regions)}),
+        limits=Limits(**{**file.limits.model_dump(), "processes": tuple(file.limits.processes), "foundries": tuple(sorted(file.limits.foundries))}),
         weights=Weights(**file.weights.model_dump()),
         space=_space(file.space, file.limits.processes, path),
         plans=_plans(file.plans, file.limits.chips_per_replica, path),
-        batches=tuple(sorted(set(file.batches))),
+        batches=_batches(file.batches, path),
         costs=tuple(_cost(name, value, path) for name, value in sorted(file.costs.items())),
         compare=tuple(file.compare.chips),
     )
@@ -395,6 +401,12 @@ def _plans(plans: PlansSection, limit: int | None, path: str) -> tuple[Plan, ...
             f"{path}: [plans] has no legal combination: expert must divide tensor x data, and chips per replica stay within the limit"
         )
     return tuple(kept)
+
+
+def _batches(batches: list[int], path: str) -> tuple[int, ...]:
+    if min(batches) < 1:
+        raise InputError(f"{path}: batches must be at least 1, not {min(batches)}")
+    return tuple(sorted(set(batches)))
 
 
 def _cost(name: str, value: float | str | list[float | str], path: str) -> tuple[str, Range]:

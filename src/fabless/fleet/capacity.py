@@ -4,10 +4,13 @@ The serving discipline is that of continuous batching with prefill first: a requ
 are done, between two decode steps; then its sequence joins the batch. All functions are pure and take arrays (any shapes that broadcast).
 
 Derivation. Let `b` sequences decode together, a decode step take `t(b)` seconds, a request's prefill `p` seconds of the replica, and a request
-emit `n` tokens on average (the first by its prefill). A step emits `b` tokens, so `b / n` requests end in it, and as many must be
+need `n` decode steps on average (its first token comes from its prefill). A step emits `b` tokens, so `b / n` requests end in it, and as many must be
 prefilled meanwhile. The time between two tokens of a sequence is therefore, on average, `c = t(b) + p b / n`, and by Little's law the request rate is
 `b / (n c) = b / (n t(b) + b p)`: each request costs `p + n t(b) / b` seconds of the replica. At saturation with `b` slots this is exact for any
 distribution of lengths (renewal reward), which the tests hold against a discrete-event simulation.
+
+A pipeline of `s` stages keeps `s` groups of `b / s` sequences in flight: with `t` the latency of one group through all stages (or `s` times the slowest
+stage, if longer) and `p` the time that a prefill holds a stage, every stage is a server as above and the same formulas hold.
 
 Source: Little 1961; Pollaczek-Khinchine mean wait of the M/G/1 queue (Kleinrock, Queueing Systems I, 1975, 5.6); Kingman 1962 for the exponential
 tail in heavy traffic; Agrawal et al., Sarathi-Serve, OSDI 2024, for prefill and decode sharing a replica.
@@ -77,15 +80,15 @@ def mean_prefill_s(short_s: ArrayLike, long_s: ArrayLike, tokens: tuple[float, f
     return np.asarray(slope * mean + curvature * mean_square)
 
 
-def token_period_s(step_s: ArrayLike, prefill_s: ArrayLike, batch: ArrayLike, output_tokens: float) -> Array:
+def token_period_s(step_s: ArrayLike, prefill_s: ArrayLike, batch: ArrayLike, decode_steps: float) -> Array:
     """Return the average time between two tokens of a sequence, `t + p b / n`: a decode step and its share of prefills."""
-    return np.asarray(np.asarray(step_s) + np.asarray(prefill_s) * np.asarray(batch) / output_tokens)
+    return np.asarray(np.asarray(step_s) + np.asarray(prefill_s) * np.asarray(batch) / decode_steps)
 
 
-def request_rate_per_s(step_s: ArrayLike, prefill_s: ArrayLike, batch: ArrayLike, output_tokens: float) -> Array:
+def request_rate_per_s(step_s: ArrayLike, prefill_s: ArrayLike, batch: ArrayLike, decode_steps: float) -> Array:
     """Return the requests per second of a replica that decodes `batch` sequences at a time, `b / (n t + b p)`."""
     b = np.asarray(batch, dtype=np.float64)
-    return np.asarray(b / (output_tokens * np.asarray(step_s) + b * np.asarray(prefill_s)))
+    return np.asarray(b / (decode_steps * np.asarray(step_s) + b * np.asarray(prefill_s)))
 
 
 def prefill_wait_s(rate_per_s: ArrayLike, prefill_s: ArrayLike, square_ratio: float, quantile: float) -> Array:

@@ -82,14 +82,12 @@ class Deployment:
 
 @dataclass(frozen=True, slots=True)
 class Lengths:
-    """Hold mean prompt and answer length in tokens, and how lengths spread: uniform in `[1 - spread, 1 + spread]` times the mean, independently.
-
-    `spread` 0: all alike; a negative `spread` means exponentially distributed answers and prompts (open data sets).
-    """
+    """Hold mean prompt and answer length in tokens and their coefficients of variation (0: all alike); lengths are gamma distributed."""
 
     input_tokens: float
     output_tokens: float
-    spread: float = 0.0
+    input_cv: float = 0.0
+    output_cv: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

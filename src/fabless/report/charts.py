@@ -303,22 +303,22 @@ def roofline(chip: Chip, traces: Mapping[str, Trace]) -> Spec:
     high = max([p["intensity"] for p in points], default=1e3) * 2
     for name, rate in _format_peaks(chip, formats):
         knee = 2 * rate / bandwidth if bandwidth else low
-        for x in sorted({low, max(low, min(knee, high)), high}):
-            roofs.append(
-                {
-                    "intensity": _round(x),
-                    "rate": _round(min(2 * rate, x * bandwidth if bandwidth else 2 * rate) / 1e12),
-                    "roof": f"{name}, {si(2 * rate, 'op/s')}, {si(bandwidth, 'B/s')}",
-                }
-            )
-    x = {
+        roofs += [
+            {
+                "intensity": _round(x),
+                "rate": _round(min(2 * rate, x * bandwidth if bandwidth else 2 * rate) / 1e12),
+                "roof": f"{name}, {si(2 * rate, 'op/s')}, {si(bandwidth, 'B/s')}",
+            }
+            for x in sorted({low, max(low, min(knee, high)), high})
+        ]
+    across = {
         "field": "intensity",
         "type": "quantitative",
         "title": "operations per byte from memory",
         "scale": {"type": "log"},
         "axis": {"format": "~s"},
     }
-    y = {
+    up = {
         "field": "rate",
         "type": "quantitative",
         "title": "tera-operations per second, one chip",
