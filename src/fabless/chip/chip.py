@@ -127,6 +127,7 @@ class Chip:
     launch_overhead_s: float | None = None  # None: the family's calibrated figure
     spare_cores: int = 0  # cores beyond n_cores on the die, to be harvested
     assumptions: tuple[str, ...] = field(default_factory=tuple)
+    spare_dram_sites: int = 0  # memory interfaces on the die without a stack beside them (A100 uses five of six)
 
     def __post_init__(self) -> None:
         for name, value in (("clock_hz", self.clock_hz), ("n_cores", self.n_cores), ("core.n_matrix", self.core.n_matrix)):
