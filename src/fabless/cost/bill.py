@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from fabless.core.ranges import Range
 
+_NOTHING = Range.exact(0.0)
+
 
 @dataclass(frozen=True, slots=True)
 class Line:
@@ -20,7 +22,7 @@ class Line:
     when: str
     sources: tuple[str, ...] = ()
     life_years: float = 1.0
-    usd_per_year: Range = Range(0.0, 0.0, 0.0)
+    usd_per_year: Range = _NOTHING
 
 
 @dataclass(frozen=True, slots=True)

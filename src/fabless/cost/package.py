@@ -1,0 +1,116 @@
+"""What a packaged, tested chip costs: dies, memory, carrier, substrate, bonding losses, test and the partner's margin.
+
+Elementwise on floats and arrays. Known good dies and memory are bonded to a carrier (silicon interposer or fan-out redistribution layer,
+none for organic) on a substrate; whatever a failed bond spoils is paid for by the packages that work, and so is the test of all of them.
+The formulas follow Chiplet Actuary (Feng and Ma, DAC 2022, arXiv 2203.12268) with the bonding of memory stacks added.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fabless.core.sources import table
+from fabless.cost.die import dies_of, good_die_usd, harvested_yield_ratio
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from fabless.cost.inputs import Inputs
+
+    Values = float | NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Describe what is priced: one die of `n_dies`, its memory and its heat; floats, or arrays of many designs.
+
+    `core_area_mm2` is one of the `n_cores + n_spare` cores on one die, of which `n_spare` may be bad. `memory_gb` is 1e9 bytes a package.
+    """
+
+    die_width_mm: Values
+    die_height_mm: Values
+    n_dies: Values
+    memory_gb: Values
+    memory_stacks: Values
+    n_cores: Values = 1.0
+    n_spare: Values = 0.0
+    core_area_mm2: Values = 0.0
+
+    @property
+    def die_area_mm2(self) -> Values:
+        """Return the area of one die."""
+        return self.die_width_mm * self.die_height_mm
+
+
+@dataclass(frozen=True, slots=True)
+class Package:
+    """Hold what one good package costs to make, by part (USD), with the counts and yields that led there."""
+
+    die_usd: Values
+    memory_usd: Values
+    package_usd: Values
+    test_usd: Values
+    margin_usd: Values
+    dies_per_wafer: Values
+    die_yield_ratio: Values
+    bond_yield_ratio: Values
+
+    @property
+    def cost_usd(self) -> Values:
+        """Return the manufacturing cost of a good package."""
+        return self.die_usd + self.memory_usd + self.package_usd + self.test_usd
+
+    @property
+    def price_usd(self) -> Values:
+        """Return what its buyer pays: the cost and the partner's margin."""
+        return self.cost_usd + self.margin_usd
+
+
+def packaged(part: Part, x: Inputs[Values], kind: str) -> Package:
+    """Price one package of a kind ("organic", "interposer", "fanout").
+
+    Losses in bonding are booked under the package. Raises `InfeasibleError` for a die or carrier larger than a wafer.
+    """
+    dies = dies_of(part.die_width_mm, part.die_height_mm)
+    good = harvested_yield_ratio(
+        part.die_area_mm2, part.core_area_mm2, n_cores=part.n_cores, n_spare=part.n_spare, d0_per_cm2=x.d0_per_cm2, alpha=x.alpha
+    )
+    die_usd = part.n_dies * good_die_usd(x.wafer_usd, dies, good)
+    memory_usd = part.memory_gb * x.memory_usd_per_gb
+    board_usd = carrier_usd(part, x, kind) + substrate_usd(part, x, kind)
+    stacks = part.memory_stacks if kind == "interposer" else 0.0
+    bond = x.die_bond_yield_ratio**part.n_dies * x.stack_bond_yield_ratio**stacks
+    on_package = die_usd + board_usd + (memory_usd if kind == "interposer" else 0.0)
+    package_usd = board_usd + on_package * (1 / bond - 1)
+    test_usd = x.test_usd / bond
+    cost = die_usd + memory_usd + package_usd + test_usd
+    margin_usd = cost * (1 / (1 - x.partner_margin_ratio) - 1)
+    return Package(die_usd, memory_usd, package_usd, test_usd, margin_usd, dies, good, bond)
+
+
+def carrier_usd(part: Part, x: Inputs[Values], kind: str) -> Values:
+    """Return the price of the silicon or redistribution layer under the dies: its share of a carrier wafer, counted on the exact grid.
+
+    A carrier as large as this one leaves few to a wafer, so the count matters: 28 for an H100.
+    """
+    if kind == "organic":
+        return 0.0
+    side = np.sqrt(carrier_area_mm2(part, x, kind))
+    return x.carrier_wafer_usd / dies_of(side, side)
+
+
+def carrier_area_mm2(part: Part, x: Inputs[Values], kind: str) -> Values:
+    """Return the area of a carrier that holds the dies and, on an interposer, the memory stacks."""
+    stacks = part.memory_stacks if kind == "interposer" else 0.0
+    return (part.n_dies * part.die_area_mm2 + stacks * table("packaging").fact("stack_area_mm2").known) * x.carrier_area_ratio
+
+
+def substrate_usd(part: Part, x: Inputs[Values], kind: str) -> Values:
+    """Return the price of the laminate under dies or carrier."""
+    rows = table("packaging")
+    if kind == "interposer":
+        return carrier_area_mm2(part, x, kind) * rows.fact("substrate_per_carrier_ratio").known * x.substrate_usd_per_mm2
+    return part.n_dies * part.die_area_mm2 * rows.fact("substrate_area_ratio").known * x.substrate_usd_per_mm2
