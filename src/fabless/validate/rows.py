@@ -222,7 +222,7 @@ def _length(path: Path, line: int, column: str, text: str) -> float | None:
 
 def _load(path: Path, line: int, text: str) -> tuple[int | None, str]:
     if not text or not text[0].isdigit():
-        if text[:1] in "-+":
+        if text.startswith(("-", "+")):
             number(path, line, "concurrency", text)
         return None, text.lower()
     return _count(path, line, "concurrency", text), ""

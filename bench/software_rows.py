@@ -1,0 +1,152 @@
+"""The parameters of software generations: stated settings by hand, overheads written by fit_serving.py. Writes data/software.toml."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+OUT = Path(__file__).parents[1] / "src/fabless/data/software.toml"
+
+SOURCES = {
+    "measured": (
+        "Serving measurements of this software, thinned; parameter fitted by bench/fit_serving.py over all rows of the generation",
+        "aiconfigurator, InferenceX, Splitwise, AWS Neuron, TensorRT-LLM, MLPerf, tt-metal and tpu-recipes (Apache-2.0, MIT, CC-BY-SA)",
+        "2026-11",
+        "https://github.com/ai-dynamo/aiconfigurator",
+    ),
+    "vllm": ("vLLM engine arguments and their defaults", "vLLM project, Apache-2.0", "2025-10", "https://docs.vllm.ai/en/latest/configuration/engine_args.html"),
+    "inferencemax": ("InferenceMAX server configurations", "SemiAnalysis, Apache-2.0", "2025-10", "https://github.com/SemiAnalysisAI/InferenceMAX"),
+    "sglang": ("SGLang server arguments", "SGLang project, Apache-2.0", "2025-12", "https://docs.sglang.ai/advanced_features/server_arguments.html"),
+    "trtllm": ("TensorRT-LLM performance overview and LLM arguments", "NVIDIA, Apache-2.0", "2025-11", "https://nvidia.github.io/TensorRT-LLM/"),
+    "splitwise": ("Splitwise: efficient generative LLM inference using phase splitting", "ISCA 2024", "2024-06", "https://arxiv.org/abs/2311.18677"),
+    "neuron": ("Transformers NeuronX developer guide", "AWS", "2024-04", "https://awsdocs-neuron.readthedocs-hosted.com/"),
+}
+
+#: generation -> parameter -> (value, unit, kind, source, low, high)
+Row = tuple[float, str, str, str, float | None, float | None]
+
+
+def e(value: float, unit: str, low: float, high: float, source: str = "measured") -> Row:
+    return (value, unit, "estimate", source, low, high)
+
+
+def s(value: float, unit: str, source: str) -> Row:
+    return (value, unit, "datasheet", source, None, None)
+
+
+GENERATIONS: dict[str, dict[str, Row]] = {
+    "transfer": {
+        "step_overhead_s": e(1.0e-3, "s", 1e-4, 5e-3),
+        "layer_overhead_s": e(1.5e-5, "s", 0.0, 1.5e-4),
+        "host_layer_s": e(0.0, "s", 0.0, 5e-4),
+        "sequence_overhead_s": e(5e-6, "s", 0.0, 5e-5),
+        "request_overhead_s": e(2e-2, "s", 1e-3, 1e-1),
+        "memory_ratio": e(0.9, "ratio", 0.8, 0.95),
+        "step_tokens": e(8192, "tokens", 1024, 32768),
+        "max_sequences": e(1024, "sequences", 128, 4096),
+        "mixes": e(1, "boolean", 0, 1),
+        "reserves_output": e(0, "boolean", 0, 1),
+    },
+    "vllm_2023": {
+        "step_overhead_s": e(1e-3, "s", 1e-4, 5e-3),
+        "host_layer_s": e(4.6e-4, "s", 3e-4, 6e-4),
+        "layer_overhead_s": e(3e-5, "s", 0, 1e-4),
+        "request_overhead_s": e(5e-3, "s", 0, 2e-2),
+        "max_sequences": s(256, "sequences", "vllm"),
+        "step_tokens": s(16384, "tokens", "splitwise"),
+        "mixes": s(0, "boolean", "vllm"),
+    },
+    "vllm_2025": {
+        "step_overhead_s": e(1.0e-3, "s", 1e-4, 5e-3),
+        "layer_overhead_s": e(2e-5, "s", 0, 1e-4),
+        "sequence_overhead_s": e(5e-6, "s", 0.0, 5e-5),
+        "request_overhead_s": e(2e-2, "s", 1e-3, 1e-1),
+        "step_tokens": s(8192, "tokens", "inferencemax"),
+        "max_sequences": s(1024, "sequences", "vllm"),
+        "cache_bits": s(16, "bits", "vllm"),
+    },
+    "sglang_2025": {
+        "step_overhead_s": e(1.0e-3, "s", 1e-4, 5e-3),
+        "layer_overhead_s": e(2e-5, "s", 0, 1e-4),
+        "sequence_overhead_s": e(5e-6, "s", 0.0, 5e-5),
+        "request_overhead_s": e(2e-2, "s", 1e-3, 1e-1),
+        "mixes": s(0, "boolean", "sglang"),
+        "step_tokens": s(8192, "tokens", "sglang"),
+        "cache_bits": s(16, "bits", "sglang"),
+    },
+    "trtllm_1": {
+        "step_overhead_s": e(1.0e-3, "s", 1e-4, 5e-3),
+        "layer_overhead_s": e(2e-5, "s", 0, 1e-4),
+        "sequence_overhead_s": e(5e-6, "s", 0.0, 5e-5),
+        "request_overhead_s": e(2e-2, "s", 1e-3, 1e-1),
+        "step_tokens": s(8192, "tokens", "trtllm"),
+        "max_sequences": s(2048, "sequences", "trtllm"),
+        "reserves_output": s(1, "boolean", "trtllm"),
+        "cache_bits": s(8, "bits", "trtllm"),
+    },
+    "trtllm_mlperf": {
+        "step_overhead_s": e(5e-4, "s", 1e-4, 5e-3),
+        "layer_overhead_s": e(1e-5, "s", 0, 1e-4),
+        "step_tokens": s(8192, "tokens", "trtllm"),
+        "max_sequences": s(4096, "sequences", "trtllm"),
+        "memory_ratio": s(0.95, "ratio", "trtllm"),
+        "cache_bits": s(8, "bits", "trtllm"),
+    },
+    "vllm_rocm": {
+        "step_overhead_s": e(2e-3, "s", 1e-4, 1e-2),
+        "layer_overhead_s": e(2e-5, "s", 0, 1e-4),
+        "max_sequences": s(2048, "sequences", "vllm"),
+        "memory_ratio": s(0.95, "ratio", "vllm"),
+        "cache_bits": s(8, "bits", "vllm"),
+        "step_tokens": s(16384, "tokens", "vllm"),
+    },
+    "vllm_tpu": {
+        "step_overhead_s": e(2e-3, "s", 1e-4, 1e-2),
+        "layer_overhead_s": e(2e-5, "s", 0, 1e-4),
+        "step_tokens": s(8192, "tokens", "vllm"),
+        "cache_bits": s(16, "bits", "vllm"),
+    },
+    "neuron_2": {
+        "step_overhead_s": e(1e-3, "s", 1e-4, 5e-3),
+        "layer_overhead_s": e(1.0e-4, "s", 0, 3e-4),
+        "request_overhead_s": e(0.0, "s", 0, 2e-2),
+        "mixes": s(0, "boolean", "neuron"),
+        "step_tokens": s(65536, "tokens", "neuron"),
+        "cache_bits": s(16, "bits", "neuron"),
+    },
+    "tt_metal": {
+        "step_overhead_s": e(1e-3, "s", 1e-4, 5e-3),
+        "layer_overhead_s": e(1e-4, "s", 0, 5e-4),
+        "mixes": s(0, "boolean", "neuron"),
+        "cache_bits": s(8, "bits", "neuron"),
+    },
+    "jetstream": {
+        "step_overhead_s": e(1e-3, "s", 1e-4, 5e-3),
+        "layer_overhead_s": e(1e-5, "s", 0, 1e-4),
+        "mixes": s(0, "boolean", "neuron"),
+        "max_sequences": e(96, "sequences", 32, 512),
+        "cache_bits": s(16, "bits", "neuron"),
+    },
+}  # fmt: skip
+
+
+def write(generations: dict[str, dict[str, Row]], path: Path = OUT) -> None:
+    used = {row[3] for rows in generations.values() for row in rows.values()} | {"splitwise"}
+    lines = ["# Software generations: a few physically named parameters each (see fleet.experiment.Software). Overheads are fitted by bench/fit_serving.py.", ""]
+    for id, (title, publisher, date, url) in SOURCES.items():
+        if id in used:
+            lines += [f"[sources.{id}]", f'title = "{title}"', f'publisher = "{publisher}"', f'date = "{date}"', f'url = "{url}"', ""]
+    for generation, rows in generations.items():
+        for parameter, (value, unit, kind, source, low, high) in rows.items():
+            lines += ["[[rows]]", f'id = "{generation}.{parameter}"', f"value = {value:.6g}", f'unit = "{unit}"', f'kind = "{kind}"', f'source = "{source}"']
+            if low is not None:
+                lines += [f"low = {min(low, value):.6g}", f"high = {max(high or 0.0, value):.6g}"]
+            lines += [f'generation = "{generation}"', f'parameter = "{parameter}"', ""]
+    lines += [
+        "[[rows]]", 'id = "power_cap.prefill_slowdown"', "value = 1.3", 'unit = "ratio"', 'kind = "measured"', 'source = "splitwise"',
+        'note = "prompt phase of h100-80gb-pcap over h100-80gb, equal in all rows; the token phase does not slow"', "",
+    ]  # fmt: skip
+    path.write_text("\n".join(lines))
+
+
+if __name__ == "__main__":
+    write(GENERATIONS)

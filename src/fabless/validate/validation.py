@@ -1,0 +1,167 @@
+"""Predicted against measured, row by row and by chip family: the check that everything else rests on."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fabless.validate.meaning import SkipError, case_of
+from fabless.validate.predict import Predictor
+from fabless.validate.rows import read_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from pathlib import Path
+
+    from fabless.validate.rows import Row
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """Hold one measured number beside its prediction, both in SI (`unit`), with what the error may be grouped by."""
+
+    id: str
+    chip: str
+    family: str
+    model: str
+    software: str
+    phase: str
+    metric: str
+    kind: str  # tpot | ttft | ttft_queued | offline | throughput | server | power | encoder | gemm | attention | comm
+    batch: float
+    input_tokens: float
+    output_tokens: float
+    precision: str
+    measured: float
+    predicted: float
+    unit: str
+    source: str = ""
+
+    @property
+    def error(self) -> float:
+        """Return predicted / measured - 1."""
+        return self.predicted / self.measured - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Summarise a group of rows: count, median signed error, median and 90th percentile of the absolute error, all as ratios."""
+
+    name: str
+    n: int
+    bias: float
+    median_ape: float
+    p90_ape: float
+
+    @classmethod
+    def of(cls, name: str, rows: Sequence[Checked]) -> Summary:
+        """Summarise rows; an empty group has NaN errors."""
+        if not rows:
+            return cls(name, 0, float("nan"), float("nan"), float("nan"))
+        errors = np.array([r.error for r in rows])
+        size = np.abs(errors)
+        return cls(name, len(rows), float(np.median(errors)), float(np.median(size)), float(np.quantile(size, 0.9)))
+
+
+@dataclass(frozen=True, slots=True)
+class Validation:
+    """Hold every checked row and, by reason, how many rows of the table have no prediction."""
+
+    rows: tuple[Checked, ...]
+    skipped: tuple[tuple[str, int], ...]
+
+    @property
+    def overall(self) -> Summary:
+        """Return the summary of all rows."""
+        return Summary.of("all", self.rows)
+
+    def by(self, key: Callable[[Checked], str]) -> tuple[Summary, ...]:
+        """Return one summary per value of `key`, by name."""
+        groups: dict[str, list[Checked]] = defaultdict(list)
+        for row in self.rows:
+            groups[key(row)].append(row)
+        return tuple(Summary.of(name, groups[name]) for name in sorted(groups))
+
+    @property
+    def families(self) -> tuple[Summary, ...]:
+        """Return one summary per architecture family."""
+        return self.by(lambda r: r.family)
+
+    @property
+    def kinds(self) -> tuple[Summary, ...]:
+        """Return one summary per kind of number."""
+        return self.by(lambda r: r.kind)
+
+    def worst(self, n: int) -> tuple[Checked, ...]:
+        """Return the `n` rows furthest off by ratio, worst first."""
+        return tuple(sorted(self.rows, key=lambda r: -abs(np.log(max(r.predicted, 1e-30) / r.measured)))[:n])
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the summary as plain values for `--json`; errors are ratios, null where no row was predicted."""
+        families = [{"family": s.name, **_numbers(s)} for s in self.families]
+        kinds = [{"kind": s.name, **_numbers(s)} for s in self.kinds]
+        skipped = [{"reason": reason, "n": n} for reason, n in self.skipped]
+        return _numbers(self.overall) | {"families": families, "kinds": kinds, "skipped": skipped}
+
+
+def _numbers(summary: Summary) -> dict[str, Any]:
+    def plain(value: float) -> float | None:
+        return None if value != value else round(value, 6)
+
+    return {"n": summary.n, "median_ape": plain(summary.median_ape), "p90_ape": plain(summary.p90_ape), "bias": plain(summary.bias)}
+
+
+def validate_serving(path: Path, *, lenient: bool = False) -> Validation:
+    """Predict every row of a serving table (columns of `measured.csv`); see `validate`."""
+    table = read_rows(path, lenient=lenient)
+    checked, skipped = check_rows(table.rows, Predictor())
+    return Validation(tuple(checked), counted([*skipped, *(r for r, n in table.refused.items() for _ in range(n))]))
+
+
+def counted(reasons: Iterable[str]) -> tuple[tuple[str, int], ...]:
+    """Return (reason, count), most frequent first, ties by name."""
+    return tuple(sorted(Counter(reasons).items(), key=lambda item: (-item[1], item[0])))
+
+
+def check_rows(rows: Iterable[Row], predictor: Predictor) -> tuple[list[Checked], list[str]]:
+    """Return the checked rows and the reasons of those without a prediction."""
+    checked: list[Checked] = []
+    skipped: list[str] = []
+    for row in rows:
+        try:
+            case = case_of(row)
+            predicted = predictor.predict(case)
+        except SkipError as reason:
+            skipped.append(str(reason))
+            continue
+        chip = case.deployment.chip
+        checked.append(
+            Checked(
+                row.id, chip.name, chip.family, case.deployment.model.name, case.deployment.software.name, row.phase, row.metric, kind_of(row),
+                float(row.concurrency or 0), row.input_tokens or 0.0, row.output_tokens or 0.0, row.precision, row.value, predicted, row.unit,
+                row.source,
+            )  # fmt: skip
+        )
+    return checked, skipped
+
+
+def kind_of(row: Row) -> str:
+    """Return the kind of number that a row states, in which the bars of accuracy are given."""
+    if "power" in row.metric:
+        return "power"
+    if row.phase == "encoder_forward":
+        return "encoder"
+    open_loop = row.phase in ("mlperf_server", "mlperf_interactive") or "poisson" in row.load
+    if row.metric.startswith(("tpot", "itl")) or row.unit == "tokens/s/user":
+        return "tpot_open" if open_loop else "tpot"
+    if row.metric.startswith("ttft"):
+        queued = row.phase == "serving" or open_loop
+        return "ttft_queued" if queued else "ttft"
+    if row.metric.startswith("e2e"):
+        return "e2e"
+    if "offline" in row.phase:
+        return "offline"
+    return "server" if open_loop else "throughput"
