@@ -55,15 +55,17 @@ def chip_of(space: Space, index: int) -> Chip:
 
 
 def dram_of(choice: MemoryChoice) -> Dram:
-    """Return the off-chip memory of a choice, from the devices in `data/study_defaults.toml`."""
+    """Return the off-chip memory of a choice: so many stacks or devices of the fastest and largest kind in `data/memory_standards.toml`."""
     if choice.standard == "none":
         return Dram("none", 0, 0.0, 0.0)
-    facts = table("study_defaults")
-    known = sorted({str(f.attributes["standard"]) for f in facts if "standard" in f.attributes})
+    facts = table("memory_standards")
+    known = list(dict.fromkeys(str(f.attributes["standard"]) for f in facts))
     if choice.standard not in known:
         raise InputError(f"space.memory: no standard '{choice.standard}'{nearest(choice.standard, known)}; known: none, {', '.join(known)}")
-    capacity, bandwidth = (facts.fact(f"{choice.standard}.{what}").known for what in ("capacity_bytes", "bandwidth_bytes_per_s"))
-    return Dram(choice.standard, choice.stacks, choice.stacks * capacity, choice.stacks * bandwidth)
+    width, rate, capacity, latency = (
+        facts.fact(f"{choice.standard}_{what}").known for what in ("width_bits", "pin_bits_per_s", "unit_capacity_bytes", "latency_s")
+    )
+    return Dram(choice.standard, choice.stacks, choice.stacks * capacity, choice.stacks * width * rate / 8, latency)
 
 
 def link_of(choice: LinkChoice) -> Link:

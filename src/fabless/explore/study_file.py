@@ -192,12 +192,13 @@ class SpaceSection(_Section):
 
 
 class PlansSection(_Section):
-    """List degrees of parallelism; every legal combination is tried."""
+    """List degrees of parallelism and sequences in flight on a replica (`batch`); every legal combination is tried."""
 
     tensor: Annotated[list[int], OneOrMore(), Field(min_length=1)] = [1]
     pipeline: Annotated[list[int], OneOrMore(), Field(min_length=1)] = [1]
     expert: Annotated[list[int], OneOrMore(), Field(min_length=1)] = [1]
     data: Annotated[list[int], OneOrMore(), Field(min_length=1)] = [1]
+    batch: Annotated[list[int], OneOrMore(), Field(min_length=1)]
 
 
 class CompareSection(_Section):
@@ -217,8 +218,7 @@ class StudyFile(_Section):
     limits: LimitsSection = LimitsSection()
     weights: WeightsSection = WeightsSection()
     space: SpaceSection
-    plans: PlansSection = PlansSection()
-    batches: Annotated[list[int], OneOrMore(), Field(min_length=1)]
+    plans: PlansSection
     costs: dict[str, float | str | list[float | str]] = {}
     compare: CompareSection = CompareSection()
 
@@ -313,11 +313,13 @@ def _study(file: StudyFile, path: str) -> Study:
         workloads=tuple(Workload(m.name, m.share / total, tuple(_recipe(n, file, path) for n in m.recipes)) for m in file.models),
         demand=_demand(file.traffic, slo.quantile, path),
         slo=slo,
-        limits=Limits(**{**file.limits.model_dump(), "processes": tuple(file.limits.processes), "foundries": tuple(sorted(file.limits.foundries))}),
+        limits=Limits(
+            **{**file.limits.model_dump(), "processes": tuple(file.limits.processes), "foundries": tuple(sorted(file.limits.foundries))}
+        ),
         weights=Weights(**file.weights.model_dump()),
         space=_space(file.space, file.limits.processes, path),
         plans=_plans(file.plans, file.limits.chips_per_replica, path),
-        batches=_batches(file.batches, path),
+        batches=_batches(file.plans.batch, path),
         costs=tuple(_cost(name, value, path) for name, value in sorted(file.costs.items())),
         compare=tuple(file.compare.chips),
     )
@@ -405,7 +407,7 @@ def _plans(plans: PlansSection, limit: int | None, path: str) -> tuple[Plan, ...
 
 def _batches(batches: list[int], path: str) -> tuple[int, ...]:
     if min(batches) < 1:
-        raise InputError(f"{path}: batches must be at least 1, not {min(batches)}")
+        raise InputError(f"{path}: plans.batch must be at least 1, not {min(batches)}")
     return tuple(sorted(set(batches)))
 
 
