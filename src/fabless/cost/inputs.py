@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     Values = float | NDArray[np.float64]
 
-T = TypeVar("T")
+T = TypeVar("T", covariant=True)
 U = TypeVar("U")
 
 #: Inputs whose higher value makes the service cheaper; every other one makes it dearer.
@@ -42,9 +42,13 @@ class Inputs(Generic[T]):
     memory_usd_per_gb: T
     carrier_wafer_usd: T
     carrier_area_ratio: T
+    carrier_d0_per_cm2: T
+    carrier_alpha: T
+    bump_usd_per_mm2: T
     substrate_usd_per_mm2: T
     die_bond_yield_ratio: T
     stack_bond_yield_ratio: T
+    substrate_bond_yield_ratio: T
     test_usd: T
     partner_margin_ratio: T
     design_usd: T
@@ -115,6 +119,8 @@ class CostInputs:
         return self.ranges.map(lambda name, r: np.interp(share[name], (0.0, 0.5, 1.0), ends(name, r)) if name in share else r.mid)
 
 
+#: Rows of packaging.toml that hold for every kind of package.
+_ALL_PACKAGES = ("carrier_area_ratio", "carrier_alpha", "bump_usd_per_mm2", "stack_bond_yield_ratio", "substrate_bond_yield_ratio")
 NAMES: tuple[str, ...] = tuple(f.name for f in fields(Inputs))
 
 
@@ -140,9 +146,8 @@ def cost_inputs(process: str, memory: str, package: str, *, region: str = "us", 
         "nre_life_years": [("nre", table("nre").fact("nre_life_years"))],
         "partner_margin_ratio": [("nre", table("nre").fact("partner_margin_ratio" if partner else "no_partner_margin_ratio"))],
         "electricity_usd_per_kwh": [("electricity", table("electricity").fact(region))],
-        "carrier_area_ratio": [("packaging", table("packaging").fact("carrier_area_ratio"))],
-        "stack_bond_yield_ratio": [("packaging", table("packaging").fact("stack_bond_yield_ratio"))],
     }
+    rows |= {name: [("packaging", table("packaging").fact(name))] for name in _ALL_PACKAGES}
     rows |= {f.attributes["field"]: [("packaging", f)] for f in table("packaging").select(package=kind)}
     rows |= {f.attributes["field"]: [("datacenter", f)] for f in table("datacenter").select(place=_place(place))}
     if memory != "none":

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fabless.core.sources import table
-from fabless.cost.die import dies_of, good_die_usd, harvested_yield_ratio
+from fabless.cost.die import dies_of, good_die_usd, harvested_yield_ratio, yield_ratio
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -80,26 +80,51 @@ def packaged(part: Part, x: Inputs[Values], kind: str) -> Package:
     )
     die_usd = part.n_dies * good_die_usd(x.wafer_usd, dies, good)
     memory_usd = part.memory_gb * x.memory_usd_per_gb
-    board_usd = carrier_usd(part, x, kind) + substrate_usd(part, x, kind)
-    stacks = part.memory_stacks if kind == "interposer" else 0.0
-    bond = x.die_bond_yield_ratio**part.n_dies * x.stack_bond_yield_ratio**stacks
-    on_package = die_usd + board_usd + (memory_usd if kind == "interposer" else 0.0)
-    package_usd = board_usd + on_package * (1 / bond - 1)
-    test_usd = x.test_usd / bond
+    carrier, substrate = carrier_usd(part, x, kind), substrate_usd(part, x, kind)
+    bumps = part.n_dies * part.die_area_mm2 * x.bump_usd_per_mm2
+    carried = kind != "organic"
+    stacked = kind == "interposer"
+    each = x.die_bond_yield_ratio**part.n_dies * x.stack_bond_yield_ratio ** (part.memory_stacks if stacked else 0.0)
+    carrier_good = yield_ratio(carrier_area_mm2(part, x, kind), x.carrier_d0_per_cm2, x.carrier_alpha) if carried else 1.0
+    bond, mount = (each, x.substrate_bond_yield_ratio) if carried else (1.0, each)
+    lost = assembly_losses_usd(
+        die_usd + bumps + (memory_usd if stacked else 0.0),
+        carrier,
+        substrate,
+        carrier_ratio=carrier_good,
+        bond_ratio=bond,
+        mount_ratio=mount,
+    )
+    package_usd = bumps + carrier + substrate + lost
+    test_usd = x.test_usd / (bond * mount)
     cost = die_usd + memory_usd + package_usd + test_usd
     margin_usd = cost * (1 / (1 - x.partner_margin_ratio) - 1)
-    return Package(die_usd, memory_usd, package_usd, test_usd, margin_usd, dies, good, bond)
+    return Package(die_usd, memory_usd, package_usd, test_usd, margin_usd, dies, good, bond * mount)
+
+
+def assembly_losses_usd(
+    mounted_usd: Values, carrier_usd: Values, substrate_usd: Values, *, carrier_ratio: Values, bond_ratio: Values, mount_ratio: Values
+) -> Values:
+    """Return what failed assemblies waste per good package, parts bonded last onto a finished carrier.
+
+    `mounted_usd` (good dies, bumps, stacks) is lost with any bond or with the mounting; a carrier also with its own defects; the
+    substrate with the mounting. Without a carrier the dies are mounted at once: `bond_ratio` 1.
+    """
+    mounted = mounted_usd * (1 / (bond_ratio * mount_ratio) - 1)
+    carriers = carrier_usd * (1 / (carrier_ratio * bond_ratio * mount_ratio) - 1)
+    return mounted + carriers + substrate_usd * (1 / mount_ratio - 1)
 
 
 def carrier_usd(part: Part, x: Inputs[Values], kind: str) -> Values:
-    """Return the price of the silicon or redistribution layer under the dies: its share of a carrier wafer, counted on the exact grid.
+    """Return the price of the silicon or redistribution layer under the dies: its share of a carrier wafer on the exact grid, and bumps.
 
     A carrier as large as this one leaves few to a wafer, so the count matters: 28 for an H100.
     """
     if kind == "organic":
         return 0.0
-    side = np.sqrt(carrier_area_mm2(part, x, kind))
-    return x.carrier_wafer_usd / dies_of(side, side)
+    area = carrier_area_mm2(part, x, kind)
+    side = np.sqrt(area)
+    return x.carrier_wafer_usd / dies_of(side, side) + area * x.bump_usd_per_mm2
 
 
 def carrier_area_mm2(part: Part, x: Inputs[Values], kind: str) -> Values:

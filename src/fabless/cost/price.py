@@ -205,19 +205,20 @@ def price(fleet: FleetDemand, chip: ChipCost, inputs: CostInputs) -> Bill:
     return _bill(tuple(lines), fleet, power_w, built_w, chip.notes)
 
 
-def rent_bill(chip_name: str, n_chips: float, fleet: FleetDemand, *, tier: str = "on_demand") -> Bill | None:
+def rent_bill(chip_name: str, n_chips: float, fleet: FleetDemand, inputs: CostInputs, *, tier: str = "on_demand") -> Bill | None:
     """Return the yearly bill of serving `fleet`'s tokens on `n_chips` rented chips, or None when that price is unknown.
 
-    Rent includes server, network, building and energy. `fleet` gives the tokens, and the share of chip time of prefill on those chips;
-    J/token and tokens/s/MW count its watts per chip, without host and building.
+    Rent includes server, network, building and energy. `fleet` gives the tokens, the share of chip time of prefill on those chips and
+    their watts; `inputs` the host's and the building's share of power, so that J/token compares with that of own chips.
     """
     row = rental_row(chip_name, tier)
     if row is None or row.value is None:
         return None
+    x = inputs.corners()
     usd = Range(*row.range) * (n_chips * HOURS_PER_YEAR)
     line = Line(f"{chip_name}, {tier.replace('_', ' ')}", "rent", usd, "yearly", (f"price_list:{row.source.id}",), 1.0, usd)
-    three = np.ones(3)
-    return _bill((line,), fleet, fleet.average_w * n_chips * three, fleet.provisioned_w * n_chips * three, ())
+    drawn, built = (np.asarray(grid_w(w, x)) * n_chips for w in (fleet.average_w, fleet.provisioned_w))
+    return _bill((line,), fleet, drawn, built, ())
 
 
 @dataclass(frozen=True, slots=True)
