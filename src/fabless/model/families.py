@@ -1,13 +1,12 @@
-"""Architectures by their Hugging Face model_type: how each config.json becomes layers.
+"""Decoders of grouped-query or latent attention: how a config.json becomes layers.
 
-One row of `FAMILIES` per model_type; most are a decoder with a few traits. The parameter shapes of every family are those that
-transformers 5.23.0 instantiates, checked to the last parameter by tests.
+Most families are one builder with a few traits. The parameter shapes are those that transformers 5.23.0 instantiates,
+checked to the last parameter by tests.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from fabless.core.errors import InputError
@@ -15,12 +14,8 @@ from fabless.model.layers import Dense, Experts, GroupedQuery, Indexer, Latent, 
 from fabless.model.model import Layer, Model, runs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from fabless.model.fields import Fields
     from fabless.model.layers import Mlp
-
-    Builder = Callable[[str, Fields], Model]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +31,7 @@ class Traits:
     sinks: bool = False
     output_norm: bool = False  # a norm before the output projection
     mlp_norm: bool = False
-    windowed: str = "all"  # which layers a sliding_window without layer_types applies to: all | none | every other | pattern
+    full_every: int = 0  # without layer_types, a sliding_window spares every n-th layer (1: all of them, 0: none)
     routed: str = ""  # key of the routed experts' number; "" for dense
     shared_gate: bool = False
     expert_bias: bool = False
@@ -46,9 +41,9 @@ class Traits:
 def decoder(traits: Traits, name: str, c: Fields) -> Model:
     """Build a decoder of grouped-query layers, with dense or routed MLPs and windows per layer."""
     n_layers = c.layers("num_hidden_layers", "n_layer")
-    attentions = _attentions(traits, c, n_layers)
-    mlps = _mlps(traits, c, n_layers)
-    layers = [Layer((a,), m, traits.n_norms) for a, m in zip(attentions, mlps, strict=True)]
+    mixers = attentions(traits, c, n_layers)
+    each = mlps(traits, c, n_layers)
+    layers = [Layer((a,), m, traits.n_norms) for a, m in zip(mixers, each, strict=True)]
     return model(name, c, layers, tied=traits.tied)
 
 
@@ -60,7 +55,7 @@ def model(name: str, c: Fields, layers: list[Layer], *, tied: bool = False, **mo
         name=name,
         architecture=c.text("model_type"),
         n_vocab=c.integer("vocab_size"),
-        d_model=c.integer("hidden_size", "n_embd", "d_model"),
+        d_model=c.integer("hidden_size", "n_embd", "n_embed", "d_model", "dim"),
         layers=runs(layers),
         context_tokens=c.integer("max_position_embeddings", "n_positions", "seq_length", default=more.pop("context", None)),
         tied_embeddings=c.flag("tie_word_embeddings", default=tied),
@@ -70,14 +65,15 @@ def model(name: str, c: Fields, layers: list[Layer], *, tied: bool = False, **mo
     )
 
 
-def _attentions(traits: Traits, c: Fields, n_layers: int) -> list[GroupedQuery]:
+def attentions(traits: Traits, c: Fields, n_layers: int) -> list[GroupedQuery]:
+    """Return each layer's grouped-query attention, windowed where the config says."""
     n_heads = c.integer("num_attention_heads", "n_head")
     d_head = c.integer("head_dim", default=max(1, c.integer("hidden_size") // n_heads))
     bias = c.flag("attention_bias")
     qk_norm = traits.qk_norm if not traits.qk_norm_key or c.flag(traits.qk_norm_key) else "none"
     full = GroupedQuery(
         n_heads=n_heads,
-        n_kv_heads=_kv_heads(c, n_heads),
+        n_kv_heads=grouped_heads(c, n_heads),
         d_qk=d_head,
         d_v=d_head,
         qkv_bias=bias if traits.qkv_bias is None else traits.qkv_bias,
@@ -87,33 +83,33 @@ def _attentions(traits: Traits, c: Fields, n_layers: int) -> list[GroupedQuery]:
         sinks=traits.sinks,
         output_norm=traits.output_norm,
     )
-    return [full if w is None else replace(full, window=w) for w in windows(traits.windowed, c, n_layers)]
+    return [full if w is None else replace(full, window=w) for w in windows(traits.full_every, c, n_layers)]
 
 
-def _kv_heads(c: Fields, n_heads: int) -> int:
+def grouped_heads(c: Fields, n_heads: int) -> int:
+    """Return the KV heads; raises `InputError` when the heads do not divide among them."""
     n_kv_heads = c.integer("num_key_value_heads", default=n_heads)
     if n_heads % n_kv_heads:
         raise InputError(f"{c.where}: {n_heads} attention heads do not divide among {n_kv_heads} key-value heads")
     return n_kv_heads
 
 
-def windows(rule: str, c: Fields, n_layers: int) -> list[int | None]:
+def windows(full_every: int, c: Fields, n_layers: int) -> list[int | None]:
     """Return each layer's sliding window, None where it sees everything, by `layer_types`, a pattern key, or the family's rule."""
     width = c.integer("sliding_window", default=0, least=0)
-    if not width or not c.flag("use_sliding_window", default=True) or rule == "none":
+    if not width or not c.flag("use_sliding_window", default=not c.has("max_window_layers")):
         return [None] * n_layers
     if types := c.items("layer_types", n_layers):
         return [width if t == "sliding_attention" else None for t in types[:n_layers]]
-    if rule == "every other":
-        return [width if i % 2 == 0 else None for i in range(n_layers)]
-    if rule == "pattern":
-        period = c.integer("sliding_window_pattern", "_sliding_window_pattern", default=6)
+    period = c.integer("sliding_window_pattern", "_sliding_window_pattern", default=full_every, least=0)
+    if period:
         return [width if (i + 1) % period else None for i in range(n_layers)]
     first = c.integer("max_window_layers", default=0, least=0)
     return [None if i < first else width for i in range(n_layers)]
 
 
-def _mlps(traits: Traits, c: Fields, n_layers: int) -> list[Mlp]:
+def mlps(traits: Traits, c: Fields, n_layers: int) -> list[Mlp]:
+    """Return each layer's MLP, dense or routed."""
     activation = c.text("hidden_act", c.text("hidden_activation", "silu"))
     width = c.integer("intermediate_size", default=None if not traits.routed else 0, least=0)
     dense = Dense(width, bias=c.flag("mlp_bias"), norm=traits.mlp_norm, activation=activation)
@@ -172,14 +168,14 @@ def latent(name: str, c: Fields) -> Model:
         d_v=c.integer("v_head_dim"),
         indexer=indexer,
     )
-    mlps = _mlps(Traits(routed="n_routed_experts"), c, n_layers)
-    return model(name, c, [Layer((attention,), m) for m in mlps])
+    each = mlps(Traits(routed="n_routed_experts"), c, n_layers)
+    return model(name, c, [Layer((attention,), m) for m in each])
 
 
 def gated_delta(routed: bool, name: str, c: Fields) -> Model:
     """Build a Qwen3-Next-style hybrid: gated delta-rule layers with gated full attention every few layers."""
     n_layers = c.layers("num_hidden_layers")
-    traits = Traits(qk_norm="head", output_gate=True, windowed="none", routed="num_experts" if routed else "", shared_gate=True)
+    traits = Traits(qk_norm="head", output_gate=True, full_every=1, routed="num_experts" if routed else "", shared_gate=True)
     linear = LinearAttention(
         n_key_heads=c.integer("linear_num_key_heads"),
         n_value_heads=c.integer("linear_num_value_heads"),
@@ -189,15 +185,15 @@ def gated_delta(routed: bool, name: str, c: Fields) -> Model:
     )
     period = c.integer("full_attention_interval", default=4)
     kinds = c.items("layer_types", n_layers) or ["linear_attention" if (i + 1) % period else "full_attention" for i in range(n_layers)]
-    full = _attentions(traits, c, n_layers)
+    full = attentions(traits, c, n_layers)
     mixers = [linear if kind == "linear_attention" else full[i] for i, kind in enumerate(kinds[:n_layers])]
-    return model(name, c, [Layer((x,), m) for x, m in zip(mixers, _mlps(traits, c, n_layers), strict=True)])
+    return model(name, c, [Layer((x,), m) for x, m in zip(mixers, mlps(traits, c, n_layers), strict=True)])
 
 
 def llama4(name: str, c: Fields) -> Model:
     """Build Llama 4: chunked attention but in every fourth layer, routed experts with one shared every few layers."""
     n_layers = c.layers("num_hidden_layers")
-    attention = _attentions(Traits(windowed="none"), c, 1)[0]
+    attention = attentions(Traits(full_every=1), c, 1)[0]
     chunk = c.integer("attention_chunk_size", default=8192)
     local = replace(attention, window=chunk, chunked=True)
     global_period = c.integer("no_rope_layer_interval", default=4)
@@ -217,7 +213,7 @@ def mimo(name: str, c: Fields) -> Model:
     n_layers = c.layers("num_hidden_layers")
     n_heads, d_head = c.integer("num_attention_heads"), c.integer("head_dim")
     full = GroupedQuery(
-        n_heads, _kv_heads(c, n_heads), d_head, c.integer("v_head_dim", default=d_head), sinks=c.flag("add_full_attention_sink_bias")
+        n_heads, grouped_heads(c, n_heads), d_head, c.integer("v_head_dim", default=d_head), sinks=c.flag("add_full_attention_sink_bias")
     )
     local = GroupedQuery(
         c.integer("swa_num_attention_heads", default=n_heads),
@@ -228,37 +224,5 @@ def mimo(name: str, c: Fields) -> Model:
         sinks=c.flag("add_swa_attention_sink_bias"),
     )
     pattern = c.items("hybrid_layer_pattern", n_layers) or [0] * n_layers
-    mlps = _mlps(Traits(routed="n_routed_experts"), c, n_layers)
-    return model(name, c, [Layer((local if p else full,), m) for p, m in zip(pattern, mlps, strict=False)])
-
-
-def _llama_like(**traits: Any) -> Builder:
-    return partial(decoder, Traits(**traits))
-
-
-FAMILIES: dict[str, Builder] = {
-    "llama": _llama_like(),
-    "mistral": _llama_like(qkv_bias=False, output_bias=False),
-    "mixtral": _llama_like(qkv_bias=False, output_bias=False, routed="num_local_experts"),
-    "qwen2": _llama_like(qkv_bias=True, output_bias=False),
-    "qwen3": _llama_like(qk_norm="head"),
-    "qwen3_moe": _llama_like(qk_norm="head", routed="num_experts"),
-    "phi3": _llama_like(qkv_bias=False, output_bias=False),
-    "gemma2": _llama_like(n_norms=4, tied=True, windowed="every other"),
-    "gemma3_text": _llama_like(n_norms=4, tied=True, qk_norm="head", windowed="pattern"),
-    "olmo3": _llama_like(qk_norm="width"),
-    "bitnet": _llama_like(output_norm=True, mlp_norm=True),
-    "minimax_m2": _llama_like(qk_norm="width", routed="num_local_experts", qkv_bias=False, output_bias=False),
-    "gpt_oss": _llama_like(sinks=True, routed="num_local_experts", expert_bias=True, windowed="every other"),
-    "glm4_moe": _llama_like(qk_norm="head", qk_norm_key="use_qk_norm", output_bias=False, routed="n_routed_experts"),
-    "mimo_v2_flash": mimo,
-    "deepseek_v2": latent,
-    "deepseek_v3": latent,
-    "deepseek_v32": latent,
-    "kimi_k2": latent,
-    "glm_moe_dsa": latent,
-    "qwen3_next": partial(gated_delta, True),
-    "qwen3_5_text": partial(gated_delta, False),
-    "qwen3_5_moe_text": partial(gated_delta, True),
-    "llama4_text": llama4,
-}
+    each = mlps(Traits(routed="n_routed_experts"), c, n_layers)
+    return model(name, c, [Layer((local if p else full,), m) for p, m in zip(pattern, each, strict=False)])

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fabless.core.errors import InputError, UnsupportedError, nearest
-from fabless.model.families import FAMILIES
+from fabless.core.errors import InputError
+from fabless.model.architectures import build
 from fabless.model.fields import Fields
 
 if TYPE_CHECKING:
@@ -49,14 +49,7 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def _build(content: Mapping[str, Any], where: str, name: str) -> Model:
-    c = Fields(content, where)
-    kind = c.text("model_type")
-    if kind not in FAMILIES:
-        if not kind:
-            raise InputError(f"{where}: lacks 'model_type'; known: {', '.join(sorted(FAMILIES))}")
-        raise UnsupportedError(f"{where}: unknown architecture '{kind}'{nearest(kind, FAMILIES)}; known: {', '.join(sorted(FAMILIES))}")
-    model = FAMILIES[kind](name, c)
-    return replace(model, source=where)
+    return replace(build(name, Fields(content, where)), source=where)
 
 
 def _name_of(path: Path) -> str:
