@@ -213,7 +213,7 @@ class LinearAttention:
         matrices = d_model * (self.in_width + self.n_value_heads * self.d_value)
         return Count(matrices, self.conv_channels * self.conv_width + 2 * self.n_value_heads + self.d_value)
 
-    def state(self, context_tokens: int) -> State:  # noqa: ARG002 - one protocol for all mixers: a recurrent state ignores the context
+    def state(self, context_tokens: int) -> State:
         """Return the state, whatever the context."""
         return State(0, self.n_value_heads * self.d_key * self.d_value, self.conv_channels * (self.conv_width - 1))
 
@@ -263,7 +263,7 @@ class StateSpace:
             small += self.dt_rank + 2 * self.d_state if self.inner_norms else 0
         return Count(matrices, small)
 
-    def state(self, context_tokens: int) -> State:  # noqa: ARG002 - one protocol for all mixers: a recurrent state ignores the context
+    def state(self, context_tokens: int) -> State:
         """Return the state, whatever the context."""
         return State(0, self.d_inner * self.d_state, self.conv_channels * (self.conv_width - 1))
 
@@ -327,7 +327,7 @@ class Experts:
 
     def touched(self, tokens: float) -> float:
         """Return the expected distinct experts that `tokens` tokens visit, `E (1 - (1 - k/E)^T)`, routed uniformly and independently."""
-        return self.n_experts * (1.0 - (1.0 - self.top_k / self.n_experts) ** tokens)
+        return self.n_experts * (1.0 - float((1.0 - self.top_k / self.n_experts) ** tokens))
 
 
 Mlp = Dense | Experts

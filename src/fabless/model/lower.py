@@ -68,14 +68,14 @@ def _embedding(s: Site, model: Model) -> list[Op]:
         ops.append(Gather("positions", n_more, s.tokens, row))
     if model.embedding_norm:
         per_element = LAYER_NORM if model.norm_bias else RMS_NORM
-        ops.append(s.vector("embedding_norm", 1, s.tokens * model.embedding_width, per_element, "norm"))
+        ops.append(s.vector("embedding_norm", 1, s.tokens * model.embedding_width, per_element, function="norm"))
     if model.d_embedding:
         ops.append(s.gemm("embedding_up", 1, model.d_model, model.d_embedding))
     if model.d_side:
         width = model.n_layers * model.d_side
         ops.append(Gather("side_embedding", 1, s.tokens, width * table.bytes_per_value))
         ops.append(s.gemm("side_in", 1, width, model.d_model))
-        ops.append(s.vector("side_norm", 1, s.tokens * width, RMS_NORM + 2, "norm", reads=2))
+        ops.append(s.vector("side_norm", 1, s.tokens * width, RMS_NORM + 2, function="norm", reads=2))
     return ops
 
 
@@ -85,7 +85,7 @@ def _layer(s: Site, label: str, count: int, layer: Layer) -> list[Op]:
     ops: list[Op] = []
     if layer.n_norms:
         per_element = LAYER_NORM if layer.norm_bias else RMS_NORM
-        ops.append(s.vector(f"{label}norm", count * layer.n_norms, wide, per_element, "norm"))
+        ops.append(s.vector(f"{label}norm", count * layer.n_norms, wide, per_element, function="norm"))
     for i, mixer in enumerate(layer.mixers):
         ops += mixer_ops(s, label if i == 0 else f"{label}{_mixer_word(mixer)}.", count, mixer)
     match layer.mlp:
@@ -93,15 +93,15 @@ def _layer(s: Site, label: str, count: int, layer: Layer) -> list[Op]:
             ops += _dense(s, label, count, layer.mlp)
         case Experts():
             ops += _experts(s, label, count, layer.mlp)
-    ops.append(s.vector(f"{label}residual", count * max(len(layer.mixers) + bool(layer.mlp), 1), wide, 1, "residual", reads=2))
+    ops.append(s.vector(f"{label}residual", count * max(len(layer.mixers) + bool(layer.mlp), 1), wide, 1, function="residual", reads=2))
     if layer.streams:
         ops += _streams(s, label, count * n_sites, layer.streams)
     if layer.d_side:
         ops += [
             s.gemm(f"{label}side_gate", count, layer.d_side, s.d_model),
-            s.vector(f"{label}side_activation", count, s.tokens * layer.d_side, _GELU_OPS + 1, "activation", reads=2),
+            s.vector(f"{label}side_activation", count, s.tokens * layer.d_side, _GELU_OPS + 1, function="activation", reads=2),
             s.gemm(f"{label}side_out", count, s.d_model, layer.d_side),
-            s.vector(f"{label}side_norm", count, wide, RMS_NORM + 1, "norm", reads=2),
+            s.vector(f"{label}side_norm", count, wide, RMS_NORM + 1, function="norm", reads=2),
         ]
     return ops
 
@@ -111,22 +111,23 @@ def _streams(s: Site, label: str, count: int, streams: int) -> list[Op]:
     mixes = (2 + streams) * streams
     return [
         s.small_gemm(f"{label}stream_mix", count, mixes, width),
-        s.vector(f"{label}streams", count, s.tokens * width, 2 * (streams + 2), "residual"),
+        s.vector(f"{label}streams", count, s.tokens * width, 2 * (streams + 2), function="residual"),
     ]
 
 
 def _dense(s: Site, label: str, count: int, m: Dense) -> list[Op]:
-    ops: list[Op] = [s.gemm(f"{label}{'gate_up' if m.gated else 'up'}", count, m.in_width, s.d_model, Shard.COLUMN)]
-    ops.append(_activation(s, f"{label}activation", count, s.tokens * m.d_ff, m, Shard.COLUMN))
-    ops.append(s.gemm(f"{label}down", count, s.d_model, m.d_ff, Shard.ROW))
+    ops: list[Op] = [s.gemm(f"{label}{'gate_up' if m.gated else 'up'}", count, m.in_width, s.d_model, shard=Shard.COLUMN)]
+    ops.append(_activation(s, f"{label}activation", count, s.tokens * m.d_ff, m))
+    ops.append(s.gemm(f"{label}down", count, s.d_model, m.d_ff, shard=Shard.ROW))
     if m.bias:
-        ops.append(s.vector(f"{label}mlp_bias", count, s.tokens * (m.in_width + s.d_model), 1, "residual", reads=0, writes=0))
+        ops.append(s.vector(f"{label}mlp_bias", count, s.tokens * (m.in_width + s.d_model), 1, function="residual", reads=0, writes=0))
     return ops
 
 
-def _activation(s: Site, name: str, count: int, elements: float, m: Dense | Experts, shard: Shard) -> Op:
+def _activation(s: Site, name: str, count: int, elements: float, m: Dense | Experts) -> Op:
     per_element = _ACTIVATION_OPS.get(m.activation, _GELU_OPS) + m.gated + (RMS_NORM if isinstance(m, Dense) and m.norm else 0)
-    return s.vector(name, count, elements, per_element, "activation", shard, reads=2 if m.gated else 1)
+    shard = Shard.COLUMN if isinstance(m, Dense) else Shard.EXPERT
+    return s.vector(name, count, elements, per_element, function="activation", shard=shard, reads=2 if m.gated else 1)
 
 
 def _experts(s: Site, label: str, count: int, m: Experts) -> list[Op]:
@@ -142,25 +143,25 @@ def _experts(s: Site, label: str, count: int, m: Experts) -> list[Op]:
 
     ops: list[Op] = [
         s.small_gemm(f"{label}router", count, m.n_experts, s.d_model),
-        s.vector(f"{label}route", count, s.tokens * m.n_experts, _ROUTER_OPS, "router"),
+        s.vector(f"{label}route", count, s.tokens * m.n_experts, _ROUTER_OPS, function="router"),
         routed("experts_gate_up" if m.gated else "experts_up", m.in_width, s.d_model),
-        _activation(s, f"{label}experts_activation", count, visits * m.d_ff, m, Shard.EXPERT),
+        _activation(s, f"{label}experts_activation", count, visits * m.d_ff, m),
         routed("experts_down", s.d_model, m.d_ff),
-        s.vector(f"{label}experts_combine", count, visits * s.d_model, 2, "residual", writes=1 / m.top_k),
+        s.vector(f"{label}experts_combine", count, visits * s.d_model, 2, function="residual", writes=1 / m.top_k),
     ]
     if m.branch_norms:
-        ops.append(s.vector(f"{label}branch_norm", count * m.branch_norms, s.tokens * s.d_model, RMS_NORM, "norm"))
+        ops.append(s.vector(f"{label}branch_norm", count * m.branch_norms, s.tokens * s.d_model, RMS_NORM, function="norm"))
     if m.shared:
         ops += _dense(s, f"{label}shared_", count, m.shared)
     if m.shared_gate:
-        ops.append(s.vector(f"{label}shared_gate", count, s.tokens * s.d_model, 3, "router"))
+        ops.append(s.vector(f"{label}shared_gate", count, s.tokens * s.d_model, 3, function="router"))
     return ops
 
 
 def _head(s: Site, model: Model) -> list[Op]:
     ops: list[Op] = []
     if model.final_norm:
-        ops.append(s.vector("final_norm", 1, s.tokens * s.d_model, LAYER_NORM if model.norm_bias else RMS_NORM, "norm"))
+        ops.append(s.vector("final_norm", 1, s.tokens * s.d_model, LAYER_NORM if model.norm_bias else RMS_NORM, function="norm"))
     if model.pooler:
         ops.append(s.gemm("pooler", 1, s.d_model, s.d_model, m=s.step.n_sequences))
     rows = _logit_rows(model, s.step)

@@ -34,7 +34,7 @@ class Site:
     recipe: Recipe
     latent: str = "auto"  # auto | absorbed | expanded
 
-    def gemm(self, name: str, count: int, n: int, k: int, shard: Shard = Shard.REPLICATED, *, m: float = -1, batch: float = 1) -> Gemm:
+    def gemm(self, name: str, count: int, n: int, k: int, *, shard: Shard = Shard.REPLICATED, m: float = -1, batch: float = 1) -> Gemm:
         """Return a projection of the step's tokens (or `m` rows) by stored weights."""
         r = self.recipe
         return Gemm(
@@ -47,7 +47,7 @@ class Site:
         return Gemm(name, count, self.tokens, n, k, 1.0, True, r, r, r)
 
     def vector(
-        self, name: str, count: int, elements: float, ops: float, function: str, shard: Shard = Shard.REPLICATED, *,
+        self, name: str, count: int, elements: float, ops: float, *, function: str, shard: Shard = Shard.REPLICATED,
         reads: float = 1, writes: float = 1,
     ) -> Vector:  # fmt: skip
         """Return elementwise work that reads and writes its tensor `reads` and `writes` times, as an unfused engine does."""
@@ -55,7 +55,7 @@ class Site:
         return Vector(name, count, elements, ops, reads * size, writes * size, shard, function)
 
     def attention(
-        self, name: str, count: int, heads: tuple[int, int], widths: tuple[int, int], store: tuple[int, int], spans: tuple[Span, ...],
+        self, name: str, count: int, heads: tuple[int, int], *, widths: tuple[int, int], store: tuple[int, int], spans: tuple[Span, ...],
         shard: Shard = Shard.HEADS,
     ) -> Attention:  # fmt: skip
         """Return an attention op of `heads` (queries, keys), `widths` (q.k, v) and `store`d widths per KV head."""
@@ -92,22 +92,22 @@ def span(group: Sequences, mixer: GroupedQuery) -> Span:
 
 
 def _grouped_query(s: Site, label: str, count: int, a: GroupedQuery) -> list[Op]:
-    ops: list[Op] = [s.gemm(f"{label}qkv", count, a.q_width + a.kv_width, s.d_model, Shard.COLUMN)]
+    ops: list[Op] = [s.gemm(f"{label}qkv", count, a.q_width + a.kv_width, s.d_model, shard=Shard.COLUMN)]
     heads = a.n_heads + (0 if a.shared_cache else a.n_kv_heads)
     per_element = (ROTARY if a.rotary else 0) + (RMS_NORM if a.qk_norm != "none" else 0)
     if per_element:
-        ops.append(s.vector(f"{label}rotary", count, s.tokens * heads * a.d_qk, per_element, "rotary", Shard.HEADS))
+        ops.append(s.vector(f"{label}rotary", count, s.tokens * heads * a.d_qk, per_element, function="rotary", shard=Shard.HEADS))
     spans = tuple(span(g, a) for g in s.step.groups)
-    ops.append(s.attention(f"{label}attention", count, (a.n_heads, a.n_kv_heads), (a.d_qk, a.d_v), (a.d_qk, a.d_v), spans))
+    ops.append(s.attention(f"{label}attention", count, (a.n_heads, a.n_kv_heads), widths=(a.d_qk, a.d_v), store=(a.d_qk, a.d_v), spans=spans))
     width = a.n_heads * a.d_v
     if a.output_gate:
-        ops.append(s.vector(f"{label}output_gate", count, s.tokens * width, SIGMOID + 1, "activation", Shard.HEADS, reads=2))
+        ops.append(s.vector(f"{label}output_gate", count, s.tokens * width, SIGMOID + 1, function="activation", shard=Shard.HEADS, reads=2))
     if a.output_norm:
-        ops.append(s.vector(f"{label}output_norm", count, s.tokens * width, RMS_NORM, "norm"))
-    ops.append(s.gemm(f"{label}o", count, s.d_model, width, Shard.ROW))
+        ops.append(s.vector(f"{label}output_norm", count, s.tokens * width, RMS_NORM, function="norm"))
+    ops.append(s.gemm(f"{label}o", count, s.d_model, width, shard=Shard.ROW))
     n_biases = (a.q_width + a.kv_width if a.qkv_bias else 0) + (s.d_model if a.output_bias else 0)
     if n_biases:
-        ops.append(s.vector(f"{label}bias", count, s.tokens * n_biases, 1, "residual", reads=0, writes=0))
+        ops.append(s.vector(f"{label}bias", count, s.tokens * n_biases, 1, function="residual", reads=0, writes=0))
     return ops
 
 
@@ -116,12 +116,12 @@ def _latent(s: Site, label: str, count: int, a: Latent) -> list[Op]:
     ops: list[Op] = []
     if a.q_rank:
         ops.append(s.gemm(f"{label}q_kv_a", count, a.q_rank + a.kv_rank + a.d_rope, s.d_model))
-        ops.append(s.gemm(f"{label}q_b", count, a.n_heads * d_qk, a.q_rank, Shard.COLUMN))
+        ops.append(s.gemm(f"{label}q_b", count, a.n_heads * d_qk, a.q_rank, shard=Shard.COLUMN))
     else:
         ops.append(s.gemm(f"{label}kv_a", count, a.kv_rank + a.d_rope, s.d_model))
-        ops.append(s.gemm(f"{label}q", count, a.n_heads * d_qk, s.d_model, Shard.COLUMN))
-    ops.append(s.vector(f"{label}latent_norm", count, s.tokens * (a.q_rank + a.kv_rank), RMS_NORM, "norm"))
-    ops.append(s.vector(f"{label}rotary", count, s.tokens * (a.n_heads + 1) * a.d_rope, ROTARY, "rotary", Shard.HEADS))
+        ops.append(s.gemm(f"{label}q", count, a.n_heads * d_qk, s.d_model, shard=Shard.COLUMN))
+    ops.append(s.vector(f"{label}latent_norm", count, s.tokens * (a.q_rank + a.kv_rank), RMS_NORM, function="norm"))
+    ops.append(s.vector(f"{label}rotary", count, s.tokens * (a.n_heads + 1) * a.d_rope, ROTARY, function="rotary", shard=Shard.HEADS))
     if a.indexer:
         ops += _index(s, label, count, a.indexer, a.q_rank)
     absorbed = [g for g in s.step.groups if _absorbs(s, a, g)]
@@ -130,7 +130,7 @@ def _latent(s: Site, label: str, count: int, a: Latent) -> list[Op]:
         ops += _latent_expanded(s, label, count, a, expanded)
     if absorbed:
         ops += _latent_absorbed(s, label, count, a, absorbed)
-    ops.append(s.gemm(f"{label}o", count, s.d_model, a.n_heads * a.d_v, Shard.ROW))
+    ops.append(s.gemm(f"{label}o", count, s.d_model, a.n_heads * a.d_v, shard=Shard.ROW))
     return ops
 
 
@@ -156,9 +156,9 @@ def _latent_expanded(s: Site, label: str, count: int, a: Latent, groups: list[Se
     )
     d_qk = a.d_nope + a.d_rope
     return [
-        s.gemm(f"{label}kv_b", count, a.n_heads * (a.d_nope + a.d_v), a.kv_rank, Shard.COLUMN, m=tokens),
-        s.vector(f"{label}key_concat", count, tokens * a.n_heads * d_qk, 1, "residual", Shard.HEADS),
-        s.attention(f"{label}attention", count, (a.n_heads, 1), (d_qk, a.d_v), (a.kv_rank + a.d_rope, 0), spans),
+        s.gemm(f"{label}kv_b", count, a.n_heads * (a.d_nope + a.d_v), a.kv_rank, shard=Shard.COLUMN, m=tokens),
+        s.vector(f"{label}key_concat", count, tokens * a.n_heads * d_qk, 1, function="residual", shard=Shard.HEADS),
+        s.attention(f"{label}attention", count, (a.n_heads, 1), widths=(d_qk, a.d_v), store=(a.kv_rank + a.d_rope, 0), spans=spans),
     ]
 
 
@@ -167,9 +167,9 @@ def _latent_absorbed(s: Site, label: str, count: int, a: Latent, groups: list[Se
     spans = tuple(_latent_span(a, g) for g in groups)
     widths = (a.kv_rank + a.d_rope, a.kv_rank)
     return [
-        s.gemm(f"{label}k_absorb", count, a.kv_rank, a.d_nope, Shard.HEADS, m=tokens, batch=a.n_heads),
-        s.attention(f"{label}attention_absorbed", count, (a.n_heads, 1), widths, (a.kv_rank + a.d_rope, 0), spans),
-        s.gemm(f"{label}v_absorb", count, a.d_v, a.kv_rank, Shard.HEADS, m=tokens, batch=a.n_heads),
+        s.gemm(f"{label}k_absorb", count, a.kv_rank, a.d_nope, shard=Shard.HEADS, m=tokens, batch=a.n_heads),
+        s.attention(f"{label}attention_absorbed", count, (a.n_heads, 1), widths=widths, store=(a.kv_rank + a.d_rope, 0), spans=spans),
+        s.gemm(f"{label}v_absorb", count, a.d_v, a.kv_rank, shard=Shard.HEADS, m=tokens, batch=a.n_heads),
     ]
 
 
@@ -188,7 +188,7 @@ def _index(s: Site, label: str, count: int, i: Indexer, q_rank: int) -> list[Op]
     ops: list[Op] = [
         s.gemm(f"{label}index_q", count, i.n_heads * i.d_head, q_rank),
         s.gemm(f"{label}index_k", count, i.d_head + i.n_heads, s.d_model),
-        s.vector(f"{label}index_rotary", count, s.tokens * (i.n_heads + 1) * i.d_head, ROTARY, "rotary"),
+        s.vector(f"{label}index_rotary", count, s.tokens * (i.n_heads + 1) * i.d_head, ROTARY, function="rotary"),
     ]
     return ops + _index_scores(s, label, count, i, spans)
 
@@ -198,7 +198,9 @@ def _index_scores(s: Site, label: str, count: int, i: Indexer, spans: tuple[Span
     score_format: NumberFormat = s.recipe.residual
     size = scores * score_format.bytes_per_value
     return [
-        s.attention(f"{label}index_scores", count, (i.n_heads, 1), (i.d_head, 0), (i.d_head, 0), spans, Shard.REPLICATED),
+        s.attention(
+            f"{label}index_scores", count, (i.n_heads, 1), widths=(i.d_head, 0), store=(i.d_head, 0), spans=spans, shard=Shard.REPLICATED
+        ),
         # per head: rectify, weigh, add; then one comparison per score to select
         Vector(f"{label}index_select", count, scores, 3 * i.n_heads + 1, size, 0.0, Shard.REPLICATED, "router"),
     ]
@@ -210,21 +212,21 @@ def _compressed(s: Site, label: str, count: int, a: Compressed) -> list[Op]:
     spans = tuple(_compressed_span(a, g) for g in s.step.groups)
     ops: list[Op] = [
         s.gemm(f"{label}q_kv_a", count, a.q_rank + a.d_head + pool + index, s.d_model),
-        s.gemm(f"{label}q_b", count, a.n_heads * a.d_head, a.q_rank, Shard.COLUMN),
-        s.vector(f"{label}latent_norm", count, s.tokens * (a.q_rank + a.d_head), RMS_NORM, "norm"),
-        s.vector(f"{label}rotary", count, s.tokens * (a.n_heads + 1) * a.d_rope, ROTARY, "rotary", Shard.HEADS),
+        s.gemm(f"{label}q_b", count, a.n_heads * a.d_head, a.q_rank, shard=Shard.COLUMN),
+        s.vector(f"{label}latent_norm", count, s.tokens * (a.q_rank + a.d_head), RMS_NORM, function="norm"),
+        s.vector(f"{label}rotary", count, s.tokens * (a.n_heads + 1) * a.d_rope, ROTARY, function="rotary", shard=Shard.HEADS),
     ]
     if a.ratio:
-        ops.append(s.vector(f"{label}pool", count, s.tokens * (pool // 2), SOFTMAX + 2, "softmax", reads=2, writes=1 / a.ratio))
+        ops.append(s.vector(f"{label}pool", count, s.tokens * (pool // 2), SOFTMAX + 2, function="softmax", reads=2, writes=1 / a.ratio))
     if i:
         ops.append(s.gemm(f"{label}index_q", count, i.n_heads * i.d_head, a.q_rank))
         ops += _index_scores(s, label, count, i, tuple(_pooled_span(a, g) for g in s.step.groups))
     per_group = a.n_heads * a.d_head // a.o_groups
     return [
         *ops,
-        s.attention(f"{label}attention", count, (a.n_heads, 1), (a.d_head, a.d_head), (a.d_head, 0), spans),
-        s.gemm(f"{label}o_a", count, a.o_rank, per_group, Shard.HEADS, batch=a.o_groups),
-        s.gemm(f"{label}o_b", count, s.d_model, a.o_groups * a.o_rank, Shard.ROW),
+        s.attention(f"{label}attention", count, (a.n_heads, 1), widths=(a.d_head, a.d_head), store=(a.d_head, 0), spans=spans),
+        s.gemm(f"{label}o_a", count, a.o_rank, per_group, shard=Shard.HEADS, batch=a.o_groups),
+        s.gemm(f"{label}o_b", count, s.d_model, a.o_groups * a.o_rank, shard=Shard.ROW),
     ]
 
 
@@ -250,11 +252,11 @@ def _linear(s: Site, label: str, count: int, a: LinearAttention) -> list[Op]:
     macs = sum(g.count * g.new_tokens * a.n_value_heads * _delta_macs(a, min(g.new_tokens, a.chunk_tokens)) for g in s.step.groups)
     vector_ops = DECAY_AND_WRITE * s.tokens * a.n_value_heads * (a.d_key + a.d_value)
     return [
-        s.gemm(f"{label}in", count, a.in_width, s.d_model, Shard.COLUMN),
+        s.gemm(f"{label}in", count, a.in_width, s.d_model, shard=Shard.COLUMN),
         _convolution(s, label, count, a.conv_channels, a.conv_width),
-        _scan(s, label, count, macs, vector_ops, state),
-        s.vector(f"{label}gated_norm", count, s.tokens * width, GATED_NORM, "norm", Shard.HEADS, reads=2),
-        s.gemm(f"{label}o", count, s.d_model, width, Shard.ROW),
+        _scan(s, label, count, macs=macs, vector_ops=vector_ops, state=state),
+        s.vector(f"{label}gated_norm", count, s.tokens * width, GATED_NORM, function="norm", shard=Shard.HEADS, reads=2),
+        s.gemm(f"{label}o", count, s.d_model, width, shard=Shard.ROW),
     ]
 
 
@@ -271,21 +273,21 @@ def _delta_macs(a: LinearAttention, chunk: int) -> float:
 def _state_space(s: Site, label: str, count: int, a: StateSpace) -> list[Op]:
     state = a.d_inner * a.d_state
     ops: list[Op] = [
-        s.gemm(f"{label}in", count, a.in_width, s.d_model, Shard.COLUMN),
+        s.gemm(f"{label}in", count, a.in_width, s.d_model, shard=Shard.COLUMN),
         _convolution(s, label, count, a.conv_channels, a.conv_width),
     ]
     if a.version == 1:
-        ops.append(s.gemm(f"{label}x", count, a.dt_rank + 2 * a.d_state, a.d_inner, Shard.ROW))
-        ops.append(s.gemm(f"{label}dt", count, a.d_inner, a.dt_rank, Shard.COLUMN))
+        ops.append(s.gemm(f"{label}x", count, a.dt_rank + 2 * a.d_state, a.d_inner, shard=Shard.ROW))
+        ops.append(s.gemm(f"{label}dt", count, a.d_inner, a.dt_rank, shard=Shard.COLUMN))
         # per state value: step x decay, exp, step x input x B (two products), state x decay + that, and C x state summed: no matrix form
-        ops.append(_scan(s, label, count, 0.0, 8.0 * s.tokens * state, state))
+        ops.append(_scan(s, label, count, macs=0.0, vector_ops=8.0 * s.tokens * state, state=state))
         gate, gate_ops = "gate", SIGMOID + 2
     else:
         macs = sum(g.count * g.new_tokens * _dual_macs(a, min(g.new_tokens, a.chunk_tokens)) for g in s.step.groups)
-        ops.append(_scan(s, label, count, macs, DECAY_AND_WRITE * s.tokens * a.d_inner, state))
+        ops.append(_scan(s, label, count, macs=macs, vector_ops=DECAY_AND_WRITE * s.tokens * a.d_inner, state=state))
         gate, gate_ops = ("gated_norm", GATED_NORM) if a.gated_norm else ("gate", SIGMOID + 2)
-    ops.append(s.vector(f"{label}{gate}", count, s.tokens * a.d_inner, gate_ops, "norm", Shard.HEADS, reads=2))
-    ops.append(s.gemm(f"{label}o", count, s.d_model, a.d_inner, Shard.ROW))
+    ops.append(s.vector(f"{label}{gate}", count, s.tokens * a.d_inner, gate_ops, function="norm", shard=Shard.HEADS, reads=2))
+    ops.append(s.gemm(f"{label}o", count, s.d_model, a.d_inner, shard=Shard.ROW))
     return ops
 
 
@@ -298,10 +300,10 @@ def _dual_macs(a: StateSpace, chunk: int) -> float:
 
 
 def _convolution(s: Site, label: str, count: int, channels: int, width: int) -> Vector:
-    return s.vector(f"{label}convolution", count, s.tokens * channels, 2 * width + SIGMOID + 1, "convolution", Shard.HEADS)
+    return s.vector(f"{label}convolution", count, s.tokens * channels, 2 * width + SIGMOID + 1, function="convolution", shard=Shard.HEADS)
 
 
-def _scan(s: Site, label: str, count: int, macs: float, vector_ops: float, state: int) -> Scan:
+def _scan(s: Site, label: str, count: int, *, macs: float, vector_ops: float, state: int) -> Scan:
     size = state * s.recipe.accumulator.bytes_per_value
     resumed = sum(g.count for g in s.step.groups if g.context_tokens)
     return Scan(f"{label}scan", count, macs, vector_ops, resumed * size, s.step.n_sequences * size, s.recipe.attention, Shard.HEADS)
