@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from fabless.core.ranges import Range
     from fabless.core.sources import Source
     from fabless.cost.bill import Bill
-    from fabless.cost.price import BreakEven, ChipCost
+    from fabless.cost.price import ChipCost
     from fabless.explore.frontier import Binding, Frontier, RunnerUp
     from fabless.mapping.plan import Plan
     from fabless.silicon.silicon import Silicon
@@ -44,12 +44,12 @@ class Service:
 class Option:
     """Tell what the whole service takes on one chip: `how` is "build", "rent" or "buy"; `reason` says why it cannot serve, and is empty when it can.
 
-    `tier` is the row of the price list behind the price. `usd_per_mtok` counts prompt and answer tokens; None where the price is unknown. `power_w` is facility power at the traffic's peak.
+    `tier` is the row of the price list behind the price. `usd_per_mtok` counts prompt and answer tokens; None where the price is unknown.
+    `power_w` is facility power at the traffic's peak, `average_w` what one chip draws on average.
     """
 
     chip: Chip
     how: str
-    tier: str = ""
     services: tuple[Service, ...] = ()
     n_chips: int = 0
     usd_per_mtok: Range | None = None
@@ -60,11 +60,34 @@ class Option:
     error_ratio: float | None = None
     sources: tuple[str, ...] = ()
     reason: str = ""
+    tier: str = ""
+    bill: Bill | None = None
+    average_w: float = 0.0
 
     @property
     def serves(self) -> bool:
         """Tell whether the chip meets the study's targets and has a price."""
         return not self.reason
+
+
+@dataclass(frozen=True, slots=True)
+class BreakEven:
+    """Tell from which volume on building is cheaper than the cheapest rival: `tokens_per_year` (None: never in the curve's range) and both curves.
+
+    Columns over `volumes_tokens_per_year`: building at low, mid and high cost (NRE spread over the chip's life), and the rival at its price.
+    """
+
+    rival: str
+    rival_how: str
+    tokens_per_year: float | None
+    tokens_per_year_low: float | None
+    tokens_per_year_high: float | None
+    volumes_tokens_per_year: tuple[float, ...]
+    build_low: tuple[float, ...]
+    build_mid: tuple[float, ...]
+    build_high: tuple[float, ...]
+    rival_usd_per_mtok: tuple[float, ...]
+    study_tokens_per_year: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +137,6 @@ class Answer:
     own: Option
     comparison: tuple[Option, ...]
     break_even: BreakEven | None
-    rival: Option | None
     tornado: tuple[Swing, ...]
     runners_up: tuple[RunnerUp, ...]
     binding: tuple[Binding, ...]
@@ -123,4 +145,15 @@ class Answer:
     sources: tuple[Source, ...]
     error_ratio: float | None
     fidelity: str
-    chip_cost: ChipCost
+    package_usd: Range
+    nre_usd: Range
+    yield_ratio: float
+    chip_cost: ChipCost | None = None
+    rival: Option | None = None
+
+
+def answer(frontier: Frontier) -> Answer:
+    """Conclude from a frontier: price the best chip exactly, compare it with today's chips, and say how sure all that is."""
+    from fabless.explore.conclusion import conclude
+
+    return conclude(frontier)

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fabless.core.errors import InfeasibleError
 from fabless.core.sources import table
 from fabless.cost.system import S_PER_YEAR
 from fabless.explore.frontier import losses, non_dominated
-from fabless.explore.hardware import HARDWARE_LIMITS, Hardware, hardware_of
+from fabless.explore.hardware import CHEAPEST, DEAREST, HARDWARE_LIMITS, MIDDLE, Hardware, hardware_of
 from fabless.explore.points import serve, steps_of
 from fabless.explore.space import chip_of
 from fabless.explore.study import OBJECTIVES
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from fabless.explore.points import Served
     from fabless.explore.study import Study, Workload
 
 Columns = dict[str, "NDArray[Any]"]
@@ -30,6 +32,7 @@ Columns = dict[str, "NDArray[Any]"]
 #: Every limit that a point can miss, in the order of the bits of a row's `missed`.
 LIMITS = (*HARDWARE_LIMITS, "rack_w", "site_w", "memory", "ttft_s", "tpot_s")
 #: What a row is kept for: it met all limits; it is the best if one limit were lifted (FIRST_RELAXED + its place in LIMITS); it came nearest.
+_HOPELESS = 1e3  # a queue without bound misses its limit infinitely; sums of misses must stay comparable
 MET, FIRST_RELAXED, NEAREST = 0, 1, 1 + len(LIMITS)
 
 
@@ -39,11 +42,7 @@ def evaluate(study: Study, start: int, stop: int) -> Columns:
     Kept are the chunk's own non-dominated rows and the best row of each design; for each limit the best row if that limit alone were lifted;
     and the row that comes nearest to meeting them all.
     """
-    chips, numbers = [], []
-    for number in range(start, stop):
-        chips.append(chip_of(study.space, number))
-        numbers.append(number)
-    hardware, excess = hardware_of(study, chips)
+    hardware, excess = hardware_of(study, [chip_of(study.space, number) for number in range(start, stop)])
     hopeful = np.flatnonzero((excess > 0).sum(axis=1) <= 1)
     if not len(hopeful):
         hopeful = np.argsort(excess.sum(axis=1), kind="stable")[:1]
@@ -52,14 +51,16 @@ def evaluate(study: Study, start: int, stop: int) -> Columns:
     n_timed = sum(len(s["chip"]) for s in services)
     points = services[0] if len(services) == 1 else _together(services, len(hopeful))
     points = _finish(study, points, hardware, excess)
-    points["design"] = np.array(numbers)[hopeful][points.pop("chip")]
-    return _reduce(study, points) | {"n_timed": np.array(n_timed)}
+    kept = _reduce(study, points)
+    _add_ends(study, kept, hardware)
+    kept["design"] = np.arange(start, stop)[hopeful][kept.pop("chip")]
+    return kept | {"n_timed": np.array(n_timed)}
 
 
 def pack(columns: Mapping[str, NDArray[Any]]) -> bytes:
     """Return columns as the bytes of an .npz file; the same columns give the same bytes."""
     file = BytesIO()
-    np.savez(file, **{name: columns[name] for name in sorted(columns)})
+    np.savez(file, allow_pickle=False, **{name: columns[name] for name in sorted(columns)})
     return file.getvalue()
 
 
@@ -77,50 +78,52 @@ def evaluate_packed(study: Study, start: int, stop: int) -> bytes:
 def _service(study: Study, workload: Workload, hardware: Hardware) -> Columns:
     """Return every (recipe, plan, batch, chip) point of one model as columns, those that a chip cannot run left out."""
     realised = table("study_defaults").fact("realised_ratio").known
+    rate = study.demand.requests_per_s * workload.share
     parts = []
     for r, recipe in enumerate(workload.recipes):
         for p, plan in enumerate(study.plans):
             steps = steps_of(study, workload, recipe.recipe, plan)
-            if steps is None:
-                continue
-            served = serve(study, steps, plan, hardware, realised)
-            parts.append(_columns(study, workload, served, plan.n_chips, hardware, (r, p)))
+            if steps is not None:
+                served = serve(study, steps, plan, hardware.energies, realised)
+                columns = _columns(study, rate, served, plan.n_chips, hardware)
+                parts.append(columns | {"recipe_0": np.full(len(columns["chip"]), r), "plan_0": np.full(len(columns["chip"]), p)})
+    if not parts:
+        raise InfeasibleError(
+            f"study '{study.name}': no batch divides over any plan for {workload.model}: batches must be multiples of plan.pipeline "
+            f"and at least plan.pipeline x plan.data"
+        )
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def _columns(study: Study, workload: Workload, served: Any, plan_chips: int, hardware: Hardware, choice: tuple[int, int]) -> Columns:
+def _columns(study: Study, rate_per_s: float, served: Served, plan_chips: int, hardware: Hardware) -> Columns:
     demand, slo, limits = study.demand, study.slo, study.limits
-    rate = demand.requests_per_s * workload.share
     with np.errstate(divide="ignore", invalid="ignore"):
-        replicas = np.ceil(rate * demand.peak_ratio / served.requests_per_s)
-        n_chips = replicas * plan_chips
-        average_w = hardware.idle_w + served.j_per_request * rate / n_chips
-        usd = n_chips * (hardware.fixed_usd_per_year + hardware.usd_per_average_w_year * average_w)
+        n_chips = np.ceil(rate_per_s * demand.peak_ratio / served.requests_per_s) * plan_chips
+        energy_w = served.j_per_request * rate_per_s + n_chips * hardware.idle_w
         miss = {
             "memory": _excess(served.memory_bytes / np.array([c.memory_capacity_bytes for c in hardware.chips])),
             "ttft_s": _excess(served.ttft_s / slo.ttft_s),
             "tpot_s": _excess(served.tpot_s / slo.tpot_s),
         }
         if limits.rack_w is not None:
-            miss["rack_w"] = _excess(hardware.provisioned_w * plan_chips / limits.rack_w) + np.zeros_like(usd)
-    runs = np.isfinite(served.tpot_s) & np.isfinite(usd)
-    b, c = np.nonzero(runs)
+            miss["rack_w"] = _excess(hardware.provisioned_w * plan_chips / limits.rack_w) + np.zeros_like(n_chips)
+    b, c = np.nonzero(np.isfinite(served.tpot_s) & np.isfinite(n_chips))
     missed = np.zeros(len(b), dtype=np.int64)
     total = np.zeros(len(b))
     for name, value in miss.items():
         missed |= (value[b, c] > 0).astype(np.int64) << LIMITS.index(name)
-        total += np.minimum(value[b, c], 1e3)
+        total += np.minimum(value[b, c], _HOPELESS)
+    chips, watts = n_chips[b, c], energy_w[b, c]
     return {
         "chip": c,
-        "recipe_0": np.full(len(b), choice[0]),
-        "plan_0": np.full(len(b), choice[1]),
         "batch_0": served.steps.batches[b],
-        "usd_per_year": usd[b, c],
-        "power_w": (n_chips * hardware.provisioned_w)[b, c],
+        "usd_per_year": chips * hardware.fixed_usd_per_year[MIDDLE][c] + watts * hardware.usd_per_average_w_year[MIDDLE][c],
+        "power_w": chips * hardware.provisioned_w[c],
         "tokens_per_s_per_user": 1 / served.tpot_s[b, c],
         "ttft_s": served.ttft_s[b, c],
         "tpot_s": served.tpot_s[b, c],
-        "n_chips": n_chips[b, c],
+        "n_chips": chips,
+        "chips_average_w": watts,
         "missed": missed,
         "miss": total,
     }
@@ -165,7 +168,7 @@ def _pruned(points: Columns) -> Columns:
 def _pairs(a: Columns, b: Columns) -> Columns:
     i, j = (x.ravel() for x in np.meshgrid(np.arange(len(a["chip"])), np.arange(len(b["chip"])), indexing="ij"))
     joined = {name: a[name][i] for name in a} | {name: b[name][j] for name in b if name not in a}
-    for name in ("usd_per_year", "power_w", "n_chips", "miss"):
+    for name in ("usd_per_year", "power_w", "n_chips", "chips_average_w", "miss"):
         joined[name] = a[name][i] + b[name][j]
     for name in ("ttft_s", "tpot_s"):
         joined[name] = np.maximum(a[name][i], b[name][j])
@@ -178,8 +181,8 @@ def _finish(study: Study, points: Columns, hardware: Hardware, excess: NDArray[n
     """Add what concerns the whole fleet: NRE, the site's power, the chip's own limits, and the score."""
     chip = points["chip"]
     tokens = study.demand.requests_per_s * study.demand.tokens_per_request * S_PER_YEAR
-    points["nre_usd"] = hardware.nre_usd[chip]
-    points["usd_per_mtok"] = (points.pop("usd_per_year") + hardware.nre_usd_per_year[chip]) / tokens * 1e6
+    points["nre_usd"] = hardware.nre_usd[MIDDLE][chip]
+    points["usd_per_mtok"] = (points.pop("usd_per_year") + hardware.nre_usd_per_year[MIDDLE][chip]) / tokens * 1e6
     for k, name in enumerate(HARDWARE_LIMITS):
         points["missed"] |= (excess[chip, k] > 0).astype(np.int64) << LIMITS.index(name)
     points["miss"] = points["miss"] + excess[chip].sum(axis=1)
@@ -187,10 +190,25 @@ def _finish(study: Study, points: Columns, hardware: Hardware, excess: NDArray[n
         site = _excess(points["power_w"] / study.limits.site_w)
         points["missed"] |= (site > 0).astype(np.int64) << LIMITS.index("site_w")
         points["miss"] += site
-    for name, column in (("chip_tdp_w", hardware.tdp_w), ("die_area_mm2", hardware.die_area_mm2), ("package_usd", hardware.package_usd)):
+    for name, column in (
+        ("chip_tdp_w", hardware.tdp_w),
+        ("die_area_mm2", hardware.die_area_mm2),
+        ("package_usd", hardware.package_usd[MIDDLE]),
+    ):
         points[name] = column[chip]
     points["score"] = score(study, points)
     return points
+
+
+def _add_ends(study: Study, rows: Columns, hardware: Hardware) -> None:
+    """Add the money of kept rows with every cost input at its cheapest and its dearest end."""
+    chip = rows["chip"]
+    tokens = study.demand.requests_per_s * study.demand.tokens_per_request * S_PER_YEAR
+    for name, end in (("usd_per_mtok_low", CHEAPEST), ("usd_per_mtok_high", DEAREST)):
+        running = (
+            rows["n_chips"] * hardware.fixed_usd_per_year[end][chip] + rows["chips_average_w"] * hardware.usd_per_average_w_year[end][chip]
+        )
+        rows[name] = (running + hardware.nre_usd_per_year[end][chip]) / tokens * 1e6
 
 
 def score(study: Study, points: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
@@ -204,7 +222,7 @@ def _reduce(study: Study, points: Columns) -> Columns:
     met = np.flatnonzero(points["missed"] == 0)
     loss = losses(np.stack([points[name][met] for name in OBJECTIVES], axis=1))
     front = met[non_dominated(loss)]
-    kept = [(np.union1d(front, met[_best_of_each(points["design"][met], points["score"][met])]), MET)]
+    kept = [(np.union1d(front, met[_best_of_each(points["chip"][met], points["score"][met])]), MET)]
     only = np.zeros(len(LIMITS), dtype=np.int64)
     for k in range(len(LIMITS)):
         within = np.flatnonzero((points["missed"] & ~(1 << k)) == 0)

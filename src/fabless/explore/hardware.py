@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from math import log
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fabless.cost.nre import nre_usd
-from fabless.cost.package import Part, packaged
+from fabless.core.errors import InfeasibleError
+from fabless.cost.inputs import ends
+from fabless.cost.package import Part
 from fabless.cost.price import part_of
-from fabless.cost.system import capital_recovery_factor, energy_usd_per_year, facility_usd, grid_w, server_usd
+from fabless.cost.system import energy_usd_per_year
+from fabless.cost.yearly import chip_year
 from fabless.explore.pricing import inputs_of
-from fabless.silicon.harden import harden, reticle_excess
+from fabless.silicon.harden import harden
+from fabless.silicon.process import max_clock_hz
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,64 +32,73 @@ if TYPE_CHECKING:
     Array = NDArray[np.float64]
     Values = float | Array
 
+#: Limits on the chip itself, in the order of the columns that `hardware_of` returns.
+HARDWARE_LIMITS = ("reticle", "clock", "chip_w", "package_usd", "nre_usd")
+_MOST_DIES = 16  # a chip that would need more is no chip: the study's space is refused by name
+CHEAPEST, MIDDLE, DEAREST = range(3)
+_EVENTS = ("vector_op_j", "dram_byte_j", "shared_byte_j", "scratchpad_byte_j", "link_byte_j")
+
+
+@dataclass(frozen=True, slots=True)
+class Energies:
+    """Hold joules per event of `n` chips at the middle of every range, `[n]` each; `mac_j` by element format, 0 where a chip lacks it."""
+
+    chips: tuple[Chip, ...]
+    mac_j: dict[str, Array]
+    events: dict[str, Array]
+
+    @classmethod
+    def of(cls, chips: Sequence[Chip], silicon: Sequence[Silicon]) -> Energies:
+        """Gather the energy tables of hardened chips."""
+        tables = [{name: joules.mid for name, joules in s.energy.mac_j} for s in silicon]
+        names = sorted({name for row in tables for name in row})
+        macs = {name: np.array([row.get(name, 0.0) for row in tables]) for name in names}
+        return cls(tuple(chips), macs, {e: np.array([getattr(s.energy, e).mid for s in silicon]) for e in _EVENTS})
+
+    def take(self, index: NDArray[np.int64]) -> Energies:
+        """Return the chips of some positions."""
+        chips = tuple(self.chips[i] for i in index)
+        return Energies(chips, {k: v[index] for k, v in self.mac_j.items()}, {k: v[index] for k, v in self.events.items()})
+
+    def dynamic_j(self, estimates: Estimates) -> Array:
+        """Return the dynamic energy of one step on all chips of the plan, `[n_graphs, n_chips]`."""
+        counted = (estimates.vector_ops, estimates.dram_bytes, estimates.shared_bytes, estimates.scratchpad_bytes, estimates.link_bytes)
+        total = np.zeros_like(estimates.latency_s)
+        for name, count in zip(_EVENTS, counted, strict=True):
+            total += count * self.events[name]
+        for name, macs in estimates.macs.items():
+            total += macs * self.mac_j.get(name, np.zeros(len(self.chips)))
+        return total * estimates.n_chips
+
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """Hold what the service's cost needs of `n` chips, one element each; `mac_j` by element format, 0 where a chip lacks it.
+    """Hold what the service's cost needs of `n` chips: figures `[n]`; prices `[3, n]`, with every input at its cheapest, middle and dearest end.
 
-    `fixed_usd_per_year` is everything about one installed chip that is paid whether or not it works: its price, server, network, building and upkeep;
-    `usd_per_average_w_year` a year's electricity per watt of the chip's average power; `provisioned_w` the facility power to be reserved for it.
+    `fixed_usd_per_year` is everything about one installed chip that is paid whether or not it works: its price, server, network, building and
+    upkeep; `usd_per_average_w_year` a year's electricity per watt of the chip's average power; `provisioned_w` the facility power reserved.
     """
 
-    chips: tuple[Chip, ...]
+    energies: Energies
     idle_w: Array
     tdp_w: Array
     die_area_mm2: Array
+    provisioned_w: Array
     package_usd: Array
     nre_usd: Array
     nre_usd_per_year: Array
     fixed_usd_per_year: Array
     usd_per_average_w_year: Array
-    provisioned_w: Array
-    mac_j: dict[str, Array]
-    vector_op_j: Array
-    dram_byte_j: Array
-    shared_byte_j: Array
-    scratchpad_byte_j: Array
-    link_byte_j: Array
+
+    @property
+    def chips(self) -> tuple[Chip, ...]:
+        """Return the chips themselves."""
+        return self.energies.chips
 
     def take(self, index: NDArray[np.int64]) -> Hardware:
         """Return the chips of some positions."""
-        columns = {name: getattr(self, name)[index] for name in Hardware.__dataclass_fields__ if name not in {"chips", "mac_j"}}
-        chips = tuple(self.chips[i] for i in index)
-        return Hardware(chips=chips, mac_j={k: v[index] for k, v in self.mac_j.items()}, **columns)
-
-    def dynamic_j(self, estimates: Estimates) -> Array:
-        """Return the dynamic energy of one step on all chips of the plan, `[n_graphs, n_chips]`, at the middle of every range."""
-        total = (
-            estimates.vector_ops * self.vector_op_j
-            + estimates.dram_bytes * self.dram_byte_j
-            + estimates.shared_bytes * self.shared_byte_j
-            + estimates.scratchpad_bytes * self.scratchpad_byte_j
-            + estimates.link_bytes * self.link_byte_j
-        )
-        for name, macs in estimates.macs.items():
-            total = total + macs * self.mac_j.get(name, np.zeros(len(self.chips)))
-        return np.asarray(total * estimates.n_chips)
-
-
-def energy_columns(silicon: Sequence[Silicon]) -> dict[str, Array | dict[str, Array]]:
-    """Return the energy tables of many chips as the columns of `Hardware`, at the middle of every range."""
-    events = ("vector_op_j", "dram_byte_j", "shared_byte_j", "scratchpad_byte_j", "link_byte_j")
-    columns: dict[str, Array | dict[str, Array]] = {e: np.array([getattr(s.energy, e).mid for s in silicon]) for e in events}
-    tables = [{name: joules.mid for name, joules in s.energy.mac_j} for s in silicon]
-    names = sorted({name for row in tables for name in row})
-    columns["mac_j"] = {name: np.array([row.get(name, 0.0) for row in tables]) for name in names}
-    return columns
-
-
-#: Limits on the chip itself, in the order of the columns that `hardware_of` returns.
-HARDWARE_LIMITS = ("reticle", "chip_w", "package_usd", "nre_usd")
+        columns = {f.name: getattr(self, f.name)[..., index] for f in fields(Hardware) if f.name != "energies"}
+        return Hardware(self.energies.take(index), **columns)
 
 
 def hardware_of(study: Study, chips: Sequence[Chip]) -> tuple[Hardware, Array]:
@@ -93,51 +106,62 @@ def hardware_of(study: Study, chips: Sequence[Chip]) -> tuple[Hardware, Array]:
 
     A miss is the logarithm of value over limit, 0 where the limit is met.
     """
-    silicon = [harden(chip) for chip in chips]
-    columns: dict[str, Any] = _price_columns(study, chips, silicon) | energy_columns(silicon)
-    columns |= {name: np.array([getattr(s, name) for s in silicon]) for name in ("idle_w", "tdp_w", "die_area_mm2")}
-    hardware = Hardware(chips=tuple(chips), **columns)
-    missed = np.zeros((len(chips), len(HARDWARE_LIMITS)))
+    hardened = [_silicon(chip) for chip in chips]
+    silicon = [s for s, _, _ in hardened]
+    columns: dict[str, Any] = {name: np.array([getattr(s, name) for s in silicon]) for name in ("idle_w", "tdp_w", "die_area_mm2")}
+    hardware = Hardware(Energies.of(chips, silicon), **columns, **_prices(study, chips, silicon))
     limits = study.limits
-    missed[:, 0] = [reticle_excess(s) for s in silicon]
-    for k, (value, limit) in enumerate(
-        ((hardware.tdp_w, limits.chip_w), (hardware.package_usd, limits.package_usd), (hardware.nre_usd, limits.nre_usd)), start=1
-    ):
+    bounded = (
+        (hardware.tdp_w, limits.chip_w),
+        (hardware.package_usd[MIDDLE], limits.package_usd),
+        (hardware.nre_usd[MIDDLE], limits.nre_usd),
+    )
+    missed = np.zeros((len(chips), len(HARDWARE_LIMITS)))
+    missed[:, 0] = [reticle for _, reticle, _ in hardened]
+    missed[:, 1] = [clock for _, _, clock in hardened]
+    for k, (value, limit) in enumerate(bounded, start=2):
         if limit is not None:
             missed[:, k] = np.log(np.maximum(value / limit, 1.0))
     return hardware, missed
 
 
-def _price_columns(study: Study, chips: Sequence[Chip], silicon: Sequence[Silicon]) -> dict[str, Array]:
-    """Price chips at the middle of every range, by `cost.price`'s formulas on arrays; chips that share tables are priced in one go."""
+def _silicon(chip: Chip) -> tuple[Silicon, float, float]:
+    """Harden a chip, with the logarithms of what it lacks: area beyond the reticle and clock beyond the process.
+
+    A die that the reticle refuses is hardened as the fewest dies that fit, a clock that the process refuses at its limit: so that the search can tell what
+    these limits cost. Such chips never count as meeting them.
+    """
+    limit_hz = max_clock_hz(chip.process).high
+    clock = log(chip.clock_hz / limit_hz) if chip.clock_hz > limit_hz else 0.0
+    runs = replace(chip, clock_hz=min(chip.clock_hz, limit_hz))
+    for n_dies in (chip.n_dies * k for k in range(1, _MOST_DIES + 1)):
+        try:
+            return harden(replace(runs, n_dies=n_dies)), log(n_dies / chip.n_dies), clock
+        except InfeasibleError:
+            if n_dies == chip.n_dies * _MOST_DIES:
+                raise
+    raise AssertionError
+
+
+def _prices(study: Study, chips: Sequence[Chip], silicon: Sequence[Silicon]) -> dict[str, Array]:
+    """Price chips at the three ends of the inputs; chips that share tables are priced in one go."""
     names = ("package_usd", "nre_usd", "nre_usd_per_year", "fixed_usd_per_year", "usd_per_average_w_year", "provisioned_w")
-    columns = {name: np.zeros(len(chips)) for name in names}
+    columns = {name: np.zeros((3, len(chips))) for name in names}
     groups: dict[tuple[str, str, str], list[int]] = {}
     for i, chip in enumerate(chips):
         groups.setdefault((chip.process, chip.dram.standard, chip.package), []).append(i)
     for (process, memory, package), members in groups.items():
         inputs = inputs_of(study, process, memory, package)
         part = _stacked([part_of(silicon[i], chips[i]) for i in members])
-        price_usd = packaged(part, inputs.mid(), inputs.package).price_usd
         tdp = np.array([silicon[i].tdp_w for i in members])
-        for name, values in zip(names, running_costs(price_usd, tdp, inputs.mid()), strict=True):
-            columns[name][members] = values
+        for end in (CHEAPEST, MIDDLE, DEAREST):
+            x: Inputs[Values] = inputs.ranges.map(lambda name, r, end=end: ends(name, r)[end])  # type: ignore[misc]
+            year = chip_year(part, tdp, 0.0, x, inputs.package)
+            values = (year.price_usd, year.nre_usd, year.nre_usd_per_year, year.usd_per_year, energy_usd_per_year(1.0, x), year.built_w)
+            for name, value in zip(names, values, strict=True):
+                columns[name][end, members] = value
+    columns["provisioned_w"] = columns["provisioned_w"][MIDDLE]
     return columns
-
-
-def running_costs(price_usd: Values, tdp_w: Values, x: Inputs[Values]) -> tuple[Values, Values, Values, Values, Values, Values]:
-    """Return (price, NRE, NRE per year, fixed USD per chip and year, USD per average W and year, facility W) of installed chips.
-
-    The same sums as `cost.price.price` makes line by line, which a test holds.
-    """
-    server_crf = capital_recovery_factor(x.interest_ratio, x.server_life_years)
-    facility_crf = capital_recovery_factor(x.interest_ratio, x.facility_life_years)
-    movable = price_usd + server_usd(tdp_w, x) + x.network_usd
-    building = facility_usd(tdp_w, x)
-    fixed = movable * server_crf + building * facility_crf + x.operations_ratio * (movable + building)
-    once = nre_usd(x)
-    once_per_year = once * capital_recovery_factor(x.interest_ratio, x.nre_life_years)
-    return price_usd, once, once_per_year, fixed, energy_usd_per_year(1.0, x), grid_w(tdp_w, x)
 
 
 def _stacked(parts: Sequence[Part]) -> Part:

@@ -16,7 +16,7 @@ from fabless.model.step import Step
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from fabless.explore.hardware import Hardware
+    from fabless.explore.hardware import Energies
     from fabless.explore.study import Study, Workload
     from fabless.mapping.plan import Plan
     from fabless.model.graph import Graph
@@ -93,15 +93,15 @@ def _prefill(tokens: float, prompts: int, hit_ratio: float) -> Step:
     return Step.prefill(prompts, new, cached_tokens=max(0, round(tokens) - new))
 
 
-def serve(study: Study, steps: Steps, plan: Plan, hardware: Hardware, realised_ratio: float) -> Served:
+def serve(study: Study, steps: Steps, plan: Plan, energies: Energies, realised_ratio: float) -> Served:
     """Time a service on many chips; seconds are the roofline's over `realised_ratio`, infinite where a chip lacks a format."""
     from fabless.sim.roofline import estimate_many
 
     n, lengths = len(steps.batches), study.demand.lengths
-    estimates = estimate_many((*steps.mean, *steps.high, *steps.prefill), hardware.chips, plan)
+    estimates = estimate_many((*steps.mean, *steps.high, *steps.prefill), energies.chips, plan)
     latency, stage = estimates.latency_s / realised_ratio, estimates.stage_s / realised_ratio
     round_trip = np.maximum(latency, plan.pipeline * stage)
-    joules = hardware.dynamic_j(estimates)
+    joules = energies.dynamic_j(estimates)
     decode_steps = max(lengths.output_mean - 1.0, 1.0)
     batch = steps.batches[:, None].astype(np.float64)
     prefill = capacity.mean_prefill_s(

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fabless.core.errors import InputError, nearest
+from fabless.core.ranges import Range
 from fabless.core.sources import table
 from fabless.cost.inputs import NAMES, CostInputs, cost_inputs
 
@@ -42,7 +42,5 @@ def inputs_of(study: Study, process: str, memory: str, package: str, *, build: b
     if build and study.limits.foundries == (_PREMIUM_FOUNDRY,):
         low, mid, high = table("wafer").fact("arizona_premium").range
         wafer = inputs.ranges.wafer_usd
-        from fabless.core.ranges import Range
-
         inputs = inputs.replace(wafer_usd=Range(wafer.low * (1 + low), wafer.mid * (1 + mid), wafer.high * (1 + high)))
     return inputs.replace(**dict(study.costs)) if study.costs else inputs

@@ -25,9 +25,14 @@ if TYPE_CHECKING:
     from fabless.explore.study import Study
 
 _RUNNERS_UP = 5
+_MEASURES = (
+    *("usd_per_mtok_low", "usd_per_mtok_high", "score", "ttft_s", "tpot_s", "n_chips", "chips_average_w"),
+    *("chip_tdp_w", "die_area_mm2", "package_usd"),
+)
 #: How each limit is named in sentences, with the unit of its value.
 _LIMIT_WORDS = {
     "reticle": "the reticle",
+    "clock": "the process's clock",
     "chip_w": "the chip's power",
     "package_usd": "the package's price",
     "nre_usd": "the NRE budget",
@@ -71,7 +76,7 @@ def design(study: Study, *, executor: Executor | None = None, progress: Progress
         feasible_designs=len(np.unique(columns["design"])),
         front=int(columns["on_front"].sum()),
     )
-    binding = tuple(_binding(study, name, columns, best, relaxed[name], int(only[k])) for k, name in enumerate(LIMITS))
+    binding = tuple(_binding(study, name, _row(columns, best), relaxed[name], int(only[k])) for k, name in enumerate(LIMITS))
     ordered = tuple(sorted(binding, key=lambda b: -b.gain_ratio))
     return Frontier(study, columns, best, counts, ordered, _runners_up(study, columns, best))
 
@@ -90,7 +95,19 @@ def _sorted(study: Study, rows: Columns) -> Columns:
     keep = order[on_front[order] | first]
     rows, on_front = _take(rows, keep), on_front[keep]
     columns: Columns = {"design": rows["design"], "on_front": on_front}
-    measures = (*OBJECTIVES, "score", "ttft_s", "tpot_s", "n_chips", "chip_tdp_w", "die_area_mm2", "package_usd")
+    measures = (
+        *OBJECTIVES,
+        "usd_per_mtok_low",
+        "usd_per_mtok_high",
+        "score",
+        "ttft_s",
+        "tpot_s",
+        "n_chips",
+        "chips_average_w",
+        "chip_tdp_w",
+        "die_area_mm2",
+        "package_usd",
+    )
     columns |= {name: rows[name] for name in measures}
     for k, workload in enumerate(study.workloads):
         columns[f"recipe_{k}"] = np.array([workload.recipes[i].name for i in rows[f"recipe_{k}"]])
@@ -109,7 +126,10 @@ def _best(rows: Columns) -> dict[str, Any] | None:
     """Return the row of least score as plain values, None without rows."""
     if not len(rows["score"]):
         return None
-    i = int(np.argmin(rows["score"]))
+    return _row(rows, int(np.argmin(rows["score"])))
+
+
+def _row(rows: Columns, i: int) -> dict[str, Any]:
     return {name: column[i].item() for name, column in rows.items()}
 
 
@@ -117,7 +137,7 @@ def limit_of(study: Study, name: str) -> float | None:
     """Return the value of a limit, None where the study leaves it free or each chip has its own (reticle, memory)."""
     if name in {"ttft_s", "tpot_s"}:
         return float(getattr(study.slo, name))
-    return None if name in {"reticle", "memory"} else getattr(study.limits, name)
+    return None if name in {"reticle", "clock", "memory"} else getattr(study.limits, name)
 
 
 def value_text(name: str, value: float) -> str:
@@ -133,10 +153,10 @@ def value_text(name: str, value: float) -> str:
     return f"${value:,.0f}"
 
 
-def _binding(study: Study, name: str, columns: Columns, best: int, without: dict[str, Any] | None, only: int) -> Binding:
+def _binding(study: Study, name: str, best: dict[str, Any], without: dict[str, Any] | None, only: int) -> Binding:
     limit = limit_of(study, name)
     text = "" if limit is None else value_text(name, limit)
-    usd, score = float(columns["usd_per_mtok"][best]), float(columns["score"][best])
+    usd, score = float(best["usd_per_mtok"]), float(best["score"])
     gain = 0.0 if without is None else max(0.0, -float(np.expm1(without["score"] - score)))
     words = _LIMIT_WORDS[name] + (f" of {text}" if text else "")
     if without is None or gain == 0.0:
@@ -202,8 +222,7 @@ def _runner_up(study: Study, columns: Columns, best: int, row: int) -> RunnerUp:
 
 def _nearest_miss(study: Study, rows: Columns) -> str:
     """Write the message of a study that nothing meets: the point that misses least, and which limits by how much."""
-    at = int(np.argmin(rows["miss"]))
-    row = {name: column[at].item() for name, column in rows.items()}
+    row = _row(rows, int(np.argmin(rows["miss"])))
     misses = []
     for k, name in enumerate(LIMITS):
         if row["missed"] >> k & 1:

@@ -48,7 +48,7 @@ def chip_of(space: Space, index: int) -> Chip:
         dram=dram_of(c["memory"]),
         link=link_of(c["link"]),
         shared=Sram(c["shared_bytes"], banks=c["cores"], width_bytes=64) if c["shared_bytes"] else None,
-        vendor="fabless",
+        n_dies=c["dies"],
         package="interposer" if c["memory"].standard.startswith("hbm") else "organic",
         spare_cores=ceil(c["cores"] * space.spare_ratio),
     )
@@ -99,5 +99,6 @@ def design_text(space: Space, index: int) -> str:
     c = choices(space, index)
     return (
         f"{c['process']}, {c['cores']} cores of {c['rows']}x{c['lanes']} {axis_text('formats', c['formats'])} at {si(c['clock_hz'], 'Hz')}, "
-        f"{binary(c['scratchpad_bytes'])} a core, {axis_text('memory', c['memory'])}, link {axis_text('link', c['link'])}"
+        f"{binary(c['scratchpad_bytes'])} a core, {'' if c['dies'] == 1 else str(c['dies']) + ' dies, '}"
+        f"{axis_text('memory', c['memory'])}, link {axis_text('link', c['link'])}"
     )

@@ -118,6 +118,7 @@ class Space:
     shared_bytes: tuple[float, ...]
     memory: tuple[MemoryChoice, ...]
     link: tuple[LinkChoice, ...]
+    dies: tuple[int, ...] = (1,)
     spare_ratio: float = 0.0
 
     @property
@@ -130,15 +131,28 @@ class Space:
 
 
 #: The order in which designs are numbered: the last axis varies fastest.
-AXES = ("process", "clock_hz", "cores", "rows", "lanes", "formats", "scratchpad_bytes", "vector_lanes", "shared_bytes", "memory", "link")
+AXES = (
+    "process",
+    "clock_hz",
+    "cores",
+    "rows",
+    "lanes",
+    "formats",
+    "scratchpad_bytes",
+    "vector_lanes",
+    "shared_bytes",
+    "memory",
+    "link",
+    "dies",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Study:
     """Hold a whole study, checked.
 
-    `system` is what chips are mounted in ("rack" or "appliance"), `region` the row of electricity prices where they run; `costs` override fields of the cost inputs with ranges; `compare` names catalogue
-    chips (empty: all).
+    `system` is what chips are mounted in ("rack" or "appliance"), `region` the row of electricity prices where they run; `costs` override
+    fields of the cost inputs with ranges; `compare` names catalogue chips (empty: all).
     """
 
     name: str

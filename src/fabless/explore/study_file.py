@@ -186,6 +186,7 @@ class SpaceSection(_Section):
     scratchpad_bytes: Annotated[list[float], In("byte"), OneOrMore(), Field(min_length=1)]
     vector_lanes: Annotated[list[int], OneOrMore(), Field(min_length=1)]
     shared_bytes: Annotated[list[float], In("byte"), OneOrMore(), Field(min_length=1)] = [0.0]
+    dies: Annotated[list[int], OneOrMore(), Field(min_length=1)] = [1]
     spare_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.0
     memory: Annotated[list[MemorySection], Field(min_length=1)]
     link: Annotated[list[LinkSection], Field(min_length=1)] = [LinkSection()]
@@ -390,6 +391,7 @@ def _space(space: SpaceSection, processes: list[str], path: str) -> Space:
         shared_bytes=tuple(space.shared_bytes),
         memory=memory,
         link=link,
+        dies=tuple(space.dies),
         spare_ratio=space.spare_ratio,
     )
 

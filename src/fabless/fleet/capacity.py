@@ -75,9 +75,11 @@ def mean_prefill_s(short_s: ArrayLike, long_s: ArrayLike, tokens: tuple[float, f
     per_short = np.asarray(short_s, dtype=np.float64) / short_tokens
     if long_tokens == short_tokens:
         return np.asarray(per_short * mean)
-    curvature = np.maximum((np.asarray(long_s, dtype=np.float64) / long_tokens - per_short) / (long_tokens - short_tokens), 0.0)
-    slope = np.maximum(per_short - curvature * short_tokens, 0.0)
-    return np.asarray(slope * mean + curvature * mean_square)
+    with np.errstate(invalid="ignore"):  # a chip that cannot run the step has infinite times, and an infinite mean
+        curvature = np.maximum((np.asarray(long_s, dtype=np.float64) / long_tokens - per_short) / (long_tokens - short_tokens), 0.0)
+        slope = np.maximum(per_short - curvature * short_tokens, 0.0)
+        expected = slope * mean + curvature * mean_square
+    return np.asarray(np.where(np.isfinite(per_short), expected, np.inf))
 
 
 def token_period_s(step_s: ArrayLike, prefill_s: ArrayLike, batch: ArrayLike, decode_steps: float) -> Array:
