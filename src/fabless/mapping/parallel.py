@@ -40,10 +40,16 @@ def partition(graph: Graph, plan: Plan) -> Share:
     if plan.pipeline > graph.n_layers:
         raise InputError(f"plan {plan}: {plan.pipeline} pipeline stages, but {graph.model_name} has {graph.n_layers} layers")
     ops: list[Op] = []
+    joins_experts = False  # a shared expert's partial sums join those of the routed experts: one all-reduce for both
     for op in graph.ops:
         local = _local(op, graph, plan)
         ops.append(local)
-        ops.extend(_exchanges(local, graph, plan))
+        if not (joins_experts and isinstance(op, Gemm) and op.shard is Shard.ROW):
+            ops.extend(_exchanges(local, graph, plan))
+        if isinstance(op, (Attention, Scan)) or (isinstance(op, Gemm) and op.shard is Shard.ROW):
+            joins_experts = False
+        elif isinstance(op, Gemm) and op.shard is Shard.EXPERT and op.n == graph.d_model and plan.data == 1:
+            joins_experts = True
     if plan.pipeline > 1:
         ops.append(Collective("pipeline_send", plan.pipeline - 1, "send", _stream_bytes(graph, plan) / plan.tensor, 2))
     return Share(tuple(ops), *_resident(graph, plan))

@@ -9,7 +9,7 @@ from typing import Any
 from fabless.core.sources import table
 
 #: The parameters that are fitted; everything else is derived from the chip's description.
-PARAMETERS = ("matrix_efficiency", "memory_efficiency", "tile_overhead_s", "launch_overhead_s", "link_efficiency", "link_latency_s")
+PARAMETERS = ("matrix_efficiency", "memory_efficiency", "launch_overhead_s", "link_efficiency", "link_latency_s")
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,9 +17,8 @@ class Calibration:
     """Hold how a family's silicon and libraries fall short of the published peaks.
 
     `matrix_efficiency`, `memory_efficiency`, `link_efficiency`: sustained share of the published rate, in (0, 1].
-    `tile_overhead_s`: prologue and epilogue of one threadblock tile that cannot overlap its main loop.
     `launch_overhead_s`: from one kernel's end to the next one's first useful cycle.
-    `link_latency_s`: one hop of a collective, software included.
+    `link_latency_s`: what a collective takes before its first hop, launch and synchronisation.
     `prefetches`: the next ops' operands stream in while one computes, activations stay on chip where they fit (static schedules).
     `error_ratio`: half-width of the 80% band of |predicted / measured - 1| on silicon that the fit has not seen; None where underivable.
     """
@@ -27,7 +26,6 @@ class Calibration:
     family: str
     matrix_efficiency: float = 1.0
     memory_efficiency: float = 1.0
-    tile_overhead_s: float = 0.0
     launch_overhead_s: float = 0.0
     link_efficiency: float = 1.0
     link_latency_s: float = 0.0
@@ -50,5 +48,5 @@ def calibration_for(family: str) -> Calibration:
     rows = {fact.attributes["parameter"]: fact for fact in table("calibration").select(family=family)}
     transfer = {fact.attributes["parameter"]: fact for fact in table("calibration").select(family="transfer")}
     values: dict[str, Any] = {name: rows.get(name, transfer[name]).known for name in PARAMETERS}
-    error = rows if all(name in rows for name in PARAMETERS[:4]) else transfer
+    error = rows if all(name in rows for name in PARAMETERS[:3]) else transfer
     return Calibration(family, **values, error_ratio=error["error_ratio"].known)

@@ -31,21 +31,25 @@ def wire_bytes(kind: str, payload_bytes: Floats | float, n_chips: int) -> Floats
 
 
 def hops(kind: str, n_chips: int, topology: str) -> float:
-    """Return the latency steps of a collective: a ring takes p - 1 (twice for all_reduce), a switch log2 p, a torus its radius per dimension.
+    """Return the latency steps of a collective.
 
-    Source: Thakur et al. 2005 (ring, recursive doubling); Bruck et al., IEEE TPDS 1997 (all_to_all in ceil(log2 p) steps).
+    A ring takes p - 1 steps, twice for all_reduce; behind a switch libraries choose between that ring and a tree of depth log2 p up and
+    down; all_to_all sends directly behind a switch, through ceil(log2 p) rounds elsewhere; a torus takes its radius per dimension.
+    Source: Thakur et al. 2005 (ring, recursive doubling); Bruck et al., IEEE TPDS 1997 (all_to_all); Sanders et al. 2009 (two trees).
     """
     if kind == "send" or n_chips == 1:
         return 1.0
     rounds = 2.0 if kind == "all_reduce" else 1.0
-    if topology == "ring":
-        return float(rounds * (n_chips - 1))
     if topology in {"torus2d", "torus3d", "mesh"}:
         dims = 3 if topology == "torus3d" else 2
-        side = float(n_chips) ** (1 / dims)
+        side = n_chips ** (1 / dims)
         reach = side - 1 if topology == "mesh" else side / 2
         return float(rounds * max(1.0, dims * reach))
-    return rounds * ceil(log2(n_chips))
+    if kind == "all_to_all":
+        return 1.0 if topology == "switch" else float(n_chips - 1)
+    if topology == "switch":
+        return rounds * min(n_chips - 1, 2 * ceil(log2(n_chips)))
+    return rounds * (n_chips - 1)
 
 
 def bisection_ratio(kind: str, n_chips: int, topology: str) -> float:
@@ -64,15 +68,15 @@ def bisection_ratio(kind: str, n_chips: int, topology: str) -> float:
 def collective_s(kind: str, payload_bytes: Floats | float, n_chips: int, link: Link, calibration: Calibration) -> Floats:
     """Return the seconds of a collective among `n_chips`; beyond `link.domain_chips` the scale-out network carries the inter-domain part.
 
-    time = steps x (link latency + software) + wire bytes / (bandwidth x efficiency). Hierarchical beyond a domain: the slower of the two parts
+    time = software + steps x link latency + wire bytes / (bandwidth x efficiency). Hierarchical beyond a domain: the slower of the two parts
     bounds, their latencies add.
     """
     if n_chips <= 1:
         return np.zeros_like(np.asarray(payload_bytes, dtype=np.float64))
     inside = max(1, min(n_chips, link.domain_chips))
-    time = np.zeros_like(np.asarray(payload_bytes, dtype=np.float64))
+    time = np.full_like(np.asarray(payload_bytes, dtype=np.float64), calibration.link_latency_s)
     if inside > 1 and link.bandwidth_bytes_per_s > 0:
-        time = _level_s(kind, payload_bytes, inside, link, calibration)
+        time = time + _level_s(kind, payload_bytes, inside, link, calibration)
     domains = -(-n_chips // inside)
     if domains > 1:
         if link.network_bandwidth_bytes_per_s <= 0:
@@ -87,6 +91,5 @@ def collective_s(kind: str, payload_bytes: Floats | float, n_chips: int, link: L
 
 
 def _level_s(kind: str, payload_bytes: Floats | float, n: int, link: Link, calibration: Calibration) -> Floats:
-    step_s = link.latency_s + calibration.link_latency_s
     transfer_s = wire_bytes(kind, payload_bytes, n) / (link.bandwidth_bytes_per_s * calibration.link_efficiency)
-    return np.asarray(hops(kind, n, link.topology) * step_s + transfer_s * bisection_ratio(kind, n, link.topology))
+    return np.asarray(hops(kind, n, link.topology) * link.latency_s + transfer_s * bisection_ratio(kind, n, link.topology))

@@ -10,6 +10,7 @@ import numpy as np
 from fabless.mapping.gemm import Products
 from fabless.model.graph import Attention, Collective, Gather, Gemm, Scan, Vector
 from fabless.number.formats import element_of
+from fabless.sim.kernels import Attentions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 #: Lane operations per score of a streaming softmax: scale, running maximum, subtract, exponential, sum.
 #: Source: Milakov and Gimelshein, arXiv 1805.02867, algorithm 3.
 SOFTMAX_OPS_PER_SCORE = 5.0
+#: Vector work that serving libraries run inside a neighbouring kernel: residual adds inside the norm, rotary inside attention.
+#: Source: vLLM csrc/layernorm_kernels.cu (fused_add_rms_norm); TensorRT-LLM fused QKV preprocessing.
+FUSED_FUNCTIONS = ("residual", "rotary")
 
 
 def operand_format(activations: NumberFormat, weights: NumberFormat) -> NumberFormat:
@@ -38,6 +42,7 @@ class Columns:
 
     `owner[i]` is the op of product i; `gemm[i]` says that it is a Gemm (else half of an attention or scan); `kernels` counts the launches of one
     repeat. `activation_bytes` are operands that a chip which keeps activations on chip need not move; `stored_bytes` move in any case.
+    `attentions` holds each attention's spans for kernels that price them whole.
     """
 
     ops: tuple[Op, ...]
@@ -51,6 +56,9 @@ class Columns:
     vector_ops: Floats
     kernels: Floats
     collectives: tuple[tuple[int, Collective], ...]
+    attentions: Attentions
+    attention_owner: Ints
+    attention_formats: tuple[NumberFormat, ...]
 
     def sum_products(self, values: Floats) -> Floats:
         """Return per-op sums of a per-product array."""
@@ -70,6 +78,9 @@ class _Builder:
         self.activation = np.zeros(n_ops)
         self.vector = np.zeros(n_ops)
         self.kernels = np.ones(n_ops)
+        self.spans: list[tuple[float, ...]] = []
+        self.span_owner: list[int] = []
+        self.span_formats: list[NumberFormat] = []
 
     def product(self, op: int, row: tuple[float, float, float, float, float, float, float], format: NumberFormat, *, gemm: bool) -> None:
         self.rows.append(row)
@@ -90,6 +101,7 @@ def columns(ops: Sequence[Op]) -> Columns:
         elif isinstance(op, Vector):
             b.vector[i] = op.elements * op.ops_per_element
             b.activation[i] = op.read_bytes + op.write_bytes
+            b.kernels[i] = 0.0 if op.function in FUSED_FUNCTIONS else 1.0
         elif isinstance(op, Gather):
             b.stored[i] = op.rows * op.row_bytes
         elif isinstance(op, Scan):
@@ -110,6 +122,9 @@ def columns(ops: Sequence[Op]) -> Columns:
         b.vector,
         b.kernels,
         tuple(collectives),
+        Attentions(*np.array(b.spans, dtype=np.float64).reshape(-1, len(Attentions._fields)).T),
+        np.array(b.span_owner, dtype=np.intp),
+        tuple(b.span_formats),
     )
 
 
@@ -134,6 +149,12 @@ def _attention(b: _Builder, i: int, op: Attention) -> None:
         b.stored[i] += span.count * (span.keys + min(span.queries, span.keys)) * store
         b.activation[i] += span.count * span.queries * op.n_heads * (op.d_qk + op.d_v) * op.outputs.bytes_per_value
         b.vector[i] += span.count * op.n_heads * span.pairs * SOFTMAX_OPS_PER_SCORE
+        b.spans.append((
+            span.count, span.queries, span.keys, span.pairs, op.n_heads, op.n_kv_heads, op.d_qk, op.d_v,
+            op.d_key_store + op.d_value_store, op.kv_cache.bytes_per_value, op.outputs.bytes_per_value,
+        ))  # fmt: skip
+        b.span_owner.append(i)
+        b.span_formats.append(op.operands)
 
 
 def _scan(b: _Builder, i: int, op: Scan) -> None:

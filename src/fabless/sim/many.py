@@ -18,7 +18,7 @@ from fabless.mapping.plan import Plan
 from fabless.sim.calibration import Calibration, calibration_for
 from fabless.sim.collectives import collective_s, wire_bytes
 from fabless.sim.columns import columns, one_repeat
-from fabless.sim.gpu import gpu_times
+from fabless.sim.gpu import ArrayTimes, gpu_times
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Sequence
@@ -157,8 +157,8 @@ def _weigh(counts: Floats, values: Floats) -> Floats:
 def op_times(cols: Columns, chips: Sequence[Chip], calibrations: Sequence[Calibration]) -> OpTimes:
     """Price one repeat of each op on each chip."""
     n_ops, n_chips = len(cols.ops), len(chips)
-    zeros = [np.zeros((n_ops, n_chips)) for _ in range(6)]
-    compute, vector, memory, overhead, dram, scratchpad = zeros
+    zeros = [np.zeros((n_ops, n_chips)) for _ in range(7)]
+    compute, vector, memory, overhead, dram, scratchpad, kernel = zeros
     link, link_bytes = _link_times(cols, chips, calibrations)
     names: dict[str, int] = {}
     macs_as = np.full((n_ops, n_chips), -1, dtype=np.intp)
@@ -167,7 +167,7 @@ def op_times(cols: Columns, chips: Sequence[Chip], calibrations: Sequence[Calibr
     ).items():
         chosen = [chips[j] for j in group]
         part = gpu_times(cols, chosen, calibration) if is_gpu else _array_times(cols, chosen, calibration)
-        for target, values in zip((compute, vector, memory, overhead, dram, scratchpad), part, strict=True):
+        for target, values in zip(zeros, part, strict=True):
             target[:, group] = values
     for rates, group in _by(matrix_rates(chip.core.matrix) for chip in chips).items():
         served = [runs_as(dict(rates), f) for f in cols.formats]
@@ -175,7 +175,7 @@ def op_times(cols: Columns, chips: Sequence[Chip], calibrations: Sequence[Calibr
         per_op = np.full(n_ops, -1, dtype=np.intp)
         per_op[cols.owner] = ids[cols.format_index] if len(ids) else -1
         macs_as[:, group] = per_op[:, None]
-    busy = np.maximum(np.maximum(compute, vector), np.maximum(memory, link)) + overhead
+    busy = np.maximum(np.maximum(compute, vector), np.maximum(np.maximum(memory, link), kernel)) + overhead
     ones = np.ones(n_chips)
     macs = cols.sum_products(cols.products.macs)[:, None] * ones
     shared = np.where([chip.shared is not None for chip in chips], dram, 0.0)
@@ -206,7 +206,7 @@ def _link_times(cols: Columns, chips: Sequence[Chip], calibrations: Sequence[Cal
     return seconds, sent
 
 
-def _array_times(cols: Columns, chips: Sequence[Chip], calibration: Calibration) -> tuple[Floats, ...]:
+def _array_times(cols: Columns, chips: Sequence[Chip], calibration: Calibration) -> ArrayTimes:
     """Price ops on chips of dot-product rows or systolic arrays that share one calibration."""
     n_ops, n_chips = len(cols.ops), len(chips)
     cycles, scratch = np.zeros((n_ops, n_chips)), np.zeros((n_ops, n_chips))
@@ -225,7 +225,7 @@ def _array_times(cols: Columns, chips: Sequence[Chip], calibration: Calibration)
     with np.errstate(divide="ignore", invalid="ignore"):
         vector = np.where(cols.vector_ops[:, None] > 0, cols.vector_ops[:, None] / (lanes * clock), 0.0)
     memory = dram / (bandwidth * calibration.memory_efficiency)
-    return compute, vector, memory, cols.kernels[:, None] * launch, dram, scratch
+    return ArrayTimes(compute, vector, memory, cols.kernels[:, None] * launch, dram, scratch, np.zeros((n_ops, n_chips)))
 
 
 def _bandwidth(chip: Chip) -> float:
