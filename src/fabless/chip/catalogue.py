@@ -281,7 +281,8 @@ def _core(s: Sheet) -> Core:
         matrix=_matrix(s),
         vector_lanes=max(1, round(lanes)),
         scratchpad=scratchpad,
-        accumulator=Sram(accumulator) if accumulator else None,
+        # one binary32 sum per column and cycle
+        accumulator=Sram(accumulator, int(s.number("matrix_columns", 16)), 4) if accumulator else None,
         n_matrix=int(s.number("n_matrix")),
     )
 
