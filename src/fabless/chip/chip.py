@@ -44,7 +44,7 @@ class TensorCore:
     """
 
     macs_per_cycle: tuple[tuple[str, float], ...]
-    tiles: tuple[tuple[int, int], ...] = ((64, 64), (64, 128), (128, 128), (128, 256), (256, 128), (64, 256))
+    tiles: tuple[tuple[int, int], ...] = tuple((m, n) for m in (16, 32, 64, 128, 256) for n in (32, 64, 128, 256) if m * n <= 32768)
 
 
 MatrixUnit = Mxu | Mesh | TensorCore
