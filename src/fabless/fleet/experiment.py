@@ -25,9 +25,15 @@ class Software:
     `host_layer_s`: host time to launch one layer's kernels one by one; a step cannot be shorter (0 where graphs are captured).
     `sequence_overhead_s`: host time per running sequence and step (sampling, detokenisation).
     `request_overhead_s`: time of a request outside the engine until its first token (HTTP, tokenisation, first schedule).
+    `dense_time_ratio`: time of all products and elementwise work outside attention and experts over the modelled kernels (compilers that stream
+    weights less well than the libraries that the chip's calibration stands for). `expert_time_ratio`: time of grouped expert products over that of the same products at a dense kernel's efficiency (imbalance, permutation,
+    dequantisation, untuned kernels). `exchange_time_ratio`, `attention_time_ratio`: the same of collectives (overlap, other algorithms) and of
+    attention (static buckets, replicated heads). `prefill_time_ratio`: time of prompt steps over their modelled kernels (untuned kernels, eager launches).
     `memory_ratio`: share of a chip's memory that weights, caches and activations may fill.
     `step_tokens`: most tokens that one step takes in. `max_sequences`: most sequences that run together.
     `mixes`: prefill chunks and decodes share a step; else prefills run alone and decodes wait.
+    `prefills_together`: a static batch's prompts are one pass (else one by one, and the first is what TTFT states).
+    `cache_tokens`: tokens of KV cache of a replica where a run's log states them (None: what memory leaves).
     `reserves_output`: a request is admitted only when its whole answer fits the cache.
     """
 
@@ -37,16 +43,25 @@ class Software:
     host_layer_s: float = 0.0
     sequence_overhead_s: float = 0.0
     request_overhead_s: float = 0.0
+    dense_time_ratio: float = 1.0
+    expert_time_ratio: float = 1.0
+    exchange_time_ratio: float = 1.0
+    attention_time_ratio: float = 1.0
+    prefill_time_ratio: float = 1.0
     memory_ratio: float = 0.9
     step_tokens: int = 8192
     max_sequences: int = 1024
     mixes: bool = True
     reserves_output: bool = False
+    prefills_together: bool = True
+    cache_tokens: int | None = None
 
 
 _PARAMETERS = {
     "step_overhead_s": float, "layer_overhead_s": float, "host_layer_s": float, "sequence_overhead_s": float, "request_overhead_s": float,
-    "memory_ratio": float, "step_tokens": int, "max_sequences": int, "mixes": bool, "reserves_output": bool,
+    "dense_time_ratio": float, "expert_time_ratio": float, "exchange_time_ratio": float,
+    "attention_time_ratio": float, "prefill_time_ratio": float, "memory_ratio": float, "step_tokens": int, "max_sequences": int, "mixes": bool, "reserves_output": bool,
+    "prefills_together": bool,
 }  # fmt: skip
 
 
@@ -88,6 +103,7 @@ class Lengths:
     output_tokens: float
     input_cv: float = 0.0
     output_cv: float = 0.0
+    beams: int = 1  # sequences that beam search decodes per request
 
 
 @dataclass(frozen=True, slots=True)

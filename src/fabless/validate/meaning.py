@@ -16,6 +16,7 @@ from fabless.fleet.experiment import (
     Lengths,
     OpenLoop,
     Saturated,
+    Software,
     StaticBatch,
     software_named,
 )
@@ -94,6 +95,7 @@ def model_of(name: str) -> Model:
 
 #: (pattern on the software text, generation in data/software.toml), first match wins.
 _GENERATIONS: tuple[tuple[str, str], ...] = (
+    (r"^(?-i:vLLM)$", "vllm_default"),  # InferenceX's sweeps of long inputs state no version: models served with default, untuned kernels
     (r"splitwise|vllm 2023|vllm v?0\.[0-3]\b", "vllm_2023"),
     (r"vllm.*tpu|tpu.*vllm", "vllm_tpu"),
     (r"vllm.*rocm|rocm.*vllm", "vllm_rocm"),
@@ -110,9 +112,8 @@ _GENERATIONS: tuple[tuple[str, str], ...] = (
 @cache
 def generation_of(software: str, chip_family: str, phase: str) -> str:
     """Return the software generation of a row; MLPerf latency logs, which name none, ran their vendor's submission software."""
-    text = software.lower()
     for pattern, generation in _GENERATIONS:
-        if re.search(pattern, text):
+        if re.search(f"(?i){pattern}" if "(?-i" not in pattern else pattern.replace("(?-i:", "(?:"), software):
             return generation
     if phase.startswith("mlperf"):
         return "vllm_rocm" if chip_family.startswith("amd") else "trtllm_mlperf" if chip_family.startswith("nvidia") else "transfer"
@@ -291,7 +292,7 @@ def benchmark(name: str) -> Benchmark:
         return absent if found is None else found
 
     return Benchmark(
-        Lengths(value("input_tokens"), value("output_tokens"), value("input_cv", 0.0), value("output_cv", 0.0)),
+        Lengths(value("input_tokens"), value("output_tokens"), value("input_cv", 0.0), value("output_cv", 0.0), round(value("beams", 1))),
         (value("server_ttft_s"), value("server_tpot_s")),
         (value("interactive_ttft_s"), value("interactive_tpot_s")),
     )
@@ -341,7 +342,7 @@ def case_of(row: Row) -> Case:
     chip = chip_of(row.chip)
     model = model_of(row.model)
     generation = generation_of(row.software, chip.family, row.phase)
-    software = software_named(generation)
+    software = _stated_limits(software_named(generation), row.notes)
     recipe = recipe_of(row, model, chip, cache_bits(generation))
     experiment = experiment_of(row, model)
     plan = plan_of(row, model, row.chips)
@@ -354,6 +355,14 @@ def case_of(row: Row) -> Case:
         model, recipe, chip, plan, software, max(1, chips // plan.n_chips), power_capped=bool(re.search(r"(?i)p(ower-?)?cap", row.chip))
     )
     return Case(deployment, experiment, outcome, max(chips, plan.n_chips), row.metric, row.unit.endswith("/chip"))
+
+
+def _stated_limits(software: Software, notes: str) -> Software:
+    """Return the software with the limits that a row's notes state in place of the generation's."""
+    for pattern, name in ((r"max_num_seqs=(\d+)", "max_sequences"), (r"max_num_batched_tokens=(\d+)", "step_tokens"), (r"KV (\d+) tokens", "cache_tokens")):
+        if found := re.search(pattern, notes):
+            software = replace(software, **{name: int(found[1])})
+    return software
 
 
 @cache

@@ -10,7 +10,7 @@ import numpy as np
 from fabless.core.errors import FablessError
 from fabless.fleet.experiment import ClosedLoop, OpenLoop, Outcome, Saturated, StaticBatch
 from fabless.fleet.steady import Policy, Requests, serve
-from fabless.fleet.step_times import SteppedDeployment
+from fabless.fleet.step_times import SteppedDeployment, Surface
 from fabless.validate.meaning import SkipError
 
 if TYPE_CHECKING:
@@ -24,20 +24,27 @@ if TYPE_CHECKING:
 
 _SEED = 20261122
 _MOST_REQUESTS = 1500  # of one closed-loop run; more waves are weighted, not run
-_OPEN_REQUESTS = 600
+_OPEN_REQUESTS = 400
+_MOST_OPEN = 6000
+_BISECTIONS = 7
 
 
 class Predictor:
     """Predict cases, keeping the timed steps of each deployment and the outcome of each experiment for the rows that share them."""
 
     def __init__(self) -> None:
+        self._surfaces: dict[tuple[object, ...], Surface] = {}
         self._steps: dict[Deployment, SteppedDeployment] = {}
         self._outcomes: dict[tuple[Deployment, Experiment], Outcome | SkipError] = {}
 
     def steps_of(self, deployment: Deployment) -> SteppedDeployment:
         """Return the timed steps of a deployment."""
         if deployment not in self._steps:
-            self._steps[deployment] = SteppedDeployment(deployment)
+            d = deployment
+            key = d.model.name, d.recipe, d.chip, d.plan, d.speculation
+            if key not in self._surfaces:
+                self._surfaces[key] = Surface(d.model, d.recipe, d.chip, d.plan, d.speculation)
+            self._steps[deployment] = SteppedDeployment(deployment, self._surfaces[key])
         return self._steps[deployment]
 
     def predict(self, case: Case) -> float:
@@ -86,13 +93,16 @@ class Predictor:
         steps = self.steps_of(deployment)
         lengths, host = experiment.lengths, deployment.software
         batch = ceil(experiment.batch / deployment.n_replicas)
-        first_s = steps.prompt_s(batch, lengths.input_tokens) + host.request_overhead_s
+        together = batch if host.prefills_together else 1
+        first_s = steps.prompt_s(together, lengths.input_tokens) + host.request_overhead_s
         if deployment.model.encoder:
             rate = experiment.batch / first_s
             return Outcome(first_s, first_s, first_s, first_s, first_s, first_s, rate, rate, batch)
         middle = lengths.input_tokens + lengths.output_tokens / 2
         token_s = steps.decode_s(batch, middle)
         whole_s = first_s + (lengths.output_tokens - 1) * token_s
+        if lengths.output_tokens <= 1:  # a rate of decode steps alone: the source counts no prefill
+            whole_s = token_s
         rate = experiment.batch / whole_s
         return Outcome(
             first_s, first_s, first_s, token_s, token_s, token_s, rate * lengths.output_tokens, rate, batch,
@@ -119,13 +129,18 @@ class Predictor:
 
     def _open_at_limit(self, steps: SteppedDeployment, experiment: OpenLoop, deployment: Deployment) -> Outcome:
         """Bisect for the highest arrival rate that keeps both limits at the 99th percentile."""
-        most = saturated(steps, experiment.lengths).requests_per_s / deployment.n_replicas
-        low, high = 0.05 * most, most
+        full = saturated(steps, experiment.lengths)
+        if experiment.lengths.beams > 1:
+            return full  # beams end together and the limit of the one benchmark that has them never binds
+        most, in_flight = full.requests_per_s / deployment.n_replicas, full.batch
+        n, warm = round(min(_OPEN_REQUESTS + 4 * in_flight, _MOST_OPEN)), round(min(2 * in_flight, _MOST_OPEN / 2))
+        low, high = 0.02 * most, most
         best: tuple[Served, Floats] | None = None
-        for _ in range(7):
+        for _ in range(_BISECTIONS):
             rate = (low + high) / 2
-            served, outputs = _poisson(steps, experiment, rate, _OPEN_REQUESTS)
-            ttft, tpot = np.quantile(served.ttft_s, 0.99), np.quantile(served.tpot_s(outputs), 0.99)
+            served, outputs = _poisson(steps, experiment, rate, n)
+            late = served.ttft_s[warm:] + deployment.software.request_overhead_s, served.tpot_s(outputs)[warm:]
+            ttft, tpot = (np.quantile(x, 0.99) for x in late)
             if ttft <= experiment.ttft_limit_s and tpot <= experiment.tpot_limit_s:
                 low, best = rate, (served, outputs)
             else:
@@ -133,7 +148,8 @@ class Predictor:
         if best is None:
             raise SkipError("cannot run: no arrival rate keeps the benchmark's latency limits")
         served, outputs = best
-        return _outcome(served, outputs, np.ones(len(outputs)), low * deployment.n_replicas, experiment.lengths.output_tokens, deployment)
+        weights = np.where(np.arange(n) < warm, 0.0, 1.0)
+        return _outcome(served, outputs, weights, low * deployment.n_replicas, experiment.lengths.output_tokens, deployment)
 
 
 def saturated(steps: SteppedDeployment, lengths: Lengths) -> Outcome:
@@ -145,21 +161,23 @@ def saturated(steps: SteppedDeployment, lengths: Lengths) -> Outcome:
     """
     d = steps.deployment
     host, n = d.software, lengths.output_tokens
-    held = lengths.input_tokens + (n if host.reserves_output else n * (1 + lengths.output_cv**2) / 2)
+    beams = lengths.beams
+    held = lengths.input_tokens + beams * (n if host.reserves_output else n * (1 + lengths.output_cv**2) / 2)
     middle = lengths.input_tokens + n * (1 + lengths.output_cv**2) / 2
     cached = steps.cache_tokens(middle)
     stages = d.plan.pipeline
     batch = max(1.0, min(cached / held, host.max_sequences * d.plan.data)) / stages
-    per_step = 1 + lengths.input_tokens / n
+    per_step = beams + lengths.input_tokens / n
     if host.mixes:
         batch = min(batch, host.step_tokens * d.plan.data / per_step)
         intake = batch * lengths.input_tokens / n
-        attention_s = steps.decode_s(batch, middle) - steps.decode_s(batch, 0)
-        token_s = steps.prefill_s(intake, round(batch)) + attention_s + batch / n * steps.prompt_attention_s(lengths.input_tokens)
-        token_s = max(token_s, steps.decode_s(batch, middle))
+        decode_s = steps.decode_s(batch * beams, middle)
+        attention_s = decode_s - steps.decode_s(batch * beams, 0)
+        token_s = steps.prefill_s(intake, round(batch * beams)) + attention_s + batch / n * steps.prompt_attention_s(lengths.input_tokens)
+        token_s = max(token_s, decode_s)
         rate = batch / token_s
     else:
-        decode_s = steps.decode_s(batch, middle)
+        decode_s = steps.decode_s(batch * beams, middle)
         token_s = decode_s + batch / n * steps.prompt_s(1, lengths.input_tokens)
         rate = batch / token_s
     rate *= d.n_replicas * stages

@@ -4,66 +4,21 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fabless.core.errors import InputError
+from fabless.validate.checked import Checked, Summary
+from fabless.validate.kernels import check_kernels, table_kind
 from fabless.validate.meaning import SkipError, case_of
 from fabless.validate.predict import Predictor
-from fabless.validate.rows import read_rows
+from fabless.validate.rows import read_rows, read_table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
-    from pathlib import Path
-
+    from collections.abc import Callable, Iterable
     from fabless.validate.rows import Row
-
-
-@dataclass(frozen=True, slots=True)
-class Checked:
-    """Hold one measured number beside its prediction, both in SI (`unit`), with what the error may be grouped by."""
-
-    id: str
-    chip: str
-    family: str
-    model: str
-    software: str
-    phase: str
-    metric: str
-    kind: str  # tpot | ttft | ttft_queued | offline | throughput | server | power | encoder | gemm | attention | comm
-    batch: float
-    input_tokens: float
-    output_tokens: float
-    precision: str
-    measured: float
-    predicted: float
-    unit: str
-    source: str = ""
-
-    @property
-    def error(self) -> float:
-        """Return predicted / measured - 1."""
-        return self.predicted / self.measured - 1
-
-
-@dataclass(frozen=True, slots=True)
-class Summary:
-    """Summarise a group of rows: count, median signed error, median and 90th percentile of the absolute error, all as ratios."""
-
-    name: str
-    n: int
-    bias: float
-    median_ape: float
-    p90_ape: float
-
-    @classmethod
-    def of(cls, name: str, rows: Sequence[Checked]) -> Summary:
-        """Summarise rows; an empty group has NaN errors."""
-        if not rows:
-            return cls(name, 0, float("nan"), float("nan"), float("nan"))
-        errors = np.array([r.error for r in rows])
-        size = np.abs(errors)
-        return cls(name, len(rows), float(np.median(errors)), float(np.median(size)), float(np.quantile(size, 0.9)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,11 +69,39 @@ def _numbers(summary: Summary) -> dict[str, Any]:
     return {"n": summary.n, "median_ape": plain(summary.median_ape), "p90_ape": plain(summary.p90_ape), "bias": plain(summary.bias)}
 
 
-def validate_serving(path: Path, *, lenient: bool = False) -> Validation:
-    """Predict every row of a serving table (columns of `measured.csv`); see `validate`."""
-    table = read_rows(path, lenient=lenient)
-    checked, skipped = check_rows(table.rows, Predictor())
-    return Validation(tuple(checked), counted([*skipped, *(r for r, n in table.refused.items() for _ in range(n))]))
+def validate(path: Path | str, *, lenient: bool = False, leave_out: str | None = None) -> Validation:
+    """Predict every row of a table of measurements that a small model exists for, and name the others with the reason.
+
+    `path`: a serving table (columns of `rows.SERVING_COLUMNS`), a table of matrix products (`chip,dtype,m,n,k,latency_s`, or
+    `gemm_dtype,m,n,k,latency_ms` with the chip in the file's name), of attention or of collectives; a directory stands for all its CSV files.
+    `lenient` skips and counts wrong rows instead of raising. `leave_out` ("chip" or "model") corrects each row by what the rows of other chips
+    (other models) of its family say, never its own: see `transfer.leave_one_out`.
+    Raises `InputError` naming file, line and column.
+    """
+    path = Path(path)
+    if leave_out not in (None, "chip", "model"):
+        raise InputError(f"leave_out must be 'chip' or 'model', not '{leave_out}'")
+    files = sorted(path.glob("*.csv")) if path.is_dir() else [path]
+    if not files:
+        raise InputError(f"{path}: holds no CSV file; give a table of measurements")
+    predictor = Predictor()
+    checked: list[Checked] = []
+    skipped: list[str] = []
+    for file in files:
+        columns, _ = read_table(file)
+        if table_kind(columns) is not None:
+            rows, reasons = check_kernels(file, lenient=lenient)
+        else:
+            table = read_rows(file, lenient=lenient)
+            rows, reasons = check_rows(table.rows, predictor)
+            reasons += [reason for reason, n in table.refused.items() for _ in range(n)]
+        checked += rows
+        skipped += reasons
+    if leave_out is not None:
+        from fabless.validate.transfer import leave_one_out
+
+        checked = leave_one_out(checked, leave_out)
+    return Validation(tuple(checked), counted(skipped))
 
 
 def counted(reasons: Iterable[str]) -> tuple[tuple[str, int], ...]:

@@ -1,0 +1,118 @@
+"""Fit the overheads of each software generation over all of its rows by random search; writes data/software.toml.
+
+    python bench/fit_serving.py ../shared/data/silicon/measured.csv [generation ...]
+
+Objective: per kind of number (TPOT, TTFT, throughput...), the mean over deployments of the median |ln(predicted / measured)|, so that a
+source with many rows does not outweigh one with few. No parameter is per row or per model.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from fabless.fleet.experiment import software_named
+from fabless.validate.meaning import SkipError, case_of
+from fabless.validate.predict import Predictor
+from fabless.validate.rows import read_rows
+from fabless.validate.validation import kind_of
+
+#: Weight of a kind in the objective; kinds that are not listed do not take part.
+WEIGHTS = {"tpot": 2.0, "ttft": 1.0, "ttft_queued": 0.7, "offline": 1.0, "server": 0.3, "throughput": 0.5, "tpot_open": 0.3}
+BOUNDS = {
+    "step_overhead_s": (0.0, 2e-2),
+    "layer_overhead_s": (0.0, 3e-4),
+    "sequence_overhead_s": (0.0, 3e-4),
+    "request_overhead_s": (0.0, 1e-1),
+    "host_layer_s": (0.0, 6e-4),
+    "dense_time_ratio": (0.7, 2.5),
+    "expert_time_ratio": (0.7, 6.0),
+    "exchange_time_ratio": (0.2, 3.0),
+    "attention_time_ratio": (0.7, 4.0),
+    "prefill_time_ratio": (0.7, 4.0),
+}
+
+
+def load(path: Path):
+    cases = defaultdict(list)
+    for row in read_rows(path, lenient=True).rows:
+        try:
+            case = case_of(row)
+        except SkipError:
+            continue
+        if kind_of(row) in WEIGHTS and case.outcome != "average_power_ratio":
+            cases[case.deployment.software.name].append((row, case))
+    return cases
+
+
+def score(pairs, software, predictor):
+    groups = defaultdict(list)
+    for row, case in pairs:
+        changed = replace(case, deployment=replace(case.deployment, software=software))
+        try:
+            value = predictor.predict(changed)
+        except SkipError:
+            groups[kind_of(row), "skip"].append(1.5)
+            continue
+        groups[kind_of(row), (case.deployment.model.name, case.deployment.chip.name, row.precision)].append(abs(np.log(value / row.value)))
+    by_kind = defaultdict(list)
+    for (kind, _), errors in groups.items():
+        by_kind[kind].append((np.median(errors) * 0.7 + 0.3 * min(np.mean(errors), 1.0), len(errors) ** 0.5))
+    total = weight = 0.0
+    for kind, parts in by_kind.items():
+        values, sizes = zip(*parts, strict=True)
+        total += WEIGHTS[kind] * np.average(np.minimum(values, 0.8), weights=sizes)
+        weight += WEIGHTS[kind]
+    return total / weight
+
+
+def fit(pairs, generation, names, trials):
+    """Search at random around the best so far, one to three parameters at a time: overheads and rates trade against each other."""
+    rng = np.random.default_rng(7)
+    software = software_named(generation)
+    predictor = Predictor()
+    best = start = score(pairs, software, predictor)
+    width = 0.5
+    for trial in range(trials):
+        changed = {}
+        for name in rng.choice(names, size=rng.integers(1, 4), replace=False):
+            low, high = BOUNDS[name]
+            now = getattr(software, name)
+            drawn = now * np.exp(rng.normal(0, width)) if now > 0 and rng.random() > 0.1 else rng.uniform(low, high) * rng.random()
+            changed[str(name)] = float(np.clip(drawn, low, high))
+        candidate = replace(software, **changed)
+        found = score(pairs, candidate, predictor)
+        if found < best - 1e-6:
+            best, software = found, candidate
+        predictor._steps.clear()
+        predictor._outcomes.clear()
+        width = 0.5 * 0.2 ** (trial / trials)
+    print(f"{generation}: {len(pairs)} rows, {start:.4f} -> {best:.4f} " + " ".join(f"{n}={getattr(software, n):.3g}" for n in names), flush=True)
+    return software, best
+
+
+DEFAULT = (
+    "layer_overhead_s", "step_overhead_s", "dense_time_ratio", "expert_time_ratio", "exchange_time_ratio", "attention_time_ratio", "prefill_time_ratio",
+    "sequence_overhead_s", "request_overhead_s",
+)  # fmt: skip
+
+#: Parameters that a generation's rows cannot tell, left at the transfer value or 1.
+FIXED = {
+    "vllm_2023": ("expert_time_ratio", "dense_time_ratio"),
+    "neuron_2": ("expert_time_ratio",),
+}
+
+if __name__ == "__main__":
+    table = load(Path(sys.argv[1]))
+    trials = int(sys.argv[2])
+    fitted = {}
+    for generation in sys.argv[3:] or sorted(table):
+        names = [n for n in DEFAULT if n not in FIXED.get(generation, ())] + (["host_layer_s"] if generation == "vllm_2023" else [])
+        software, _ = fit(table[generation], generation, names, trials)
+        fitted[generation] = {name: getattr(software, name) for name in names}
+        Path("/tmp/fitted.json").write_text(json.dumps(fitted))
