@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     Codes = npt.NDArray[np.int8]
 
 EXECUTED = (INT8_BLOCK32, INT4_BLOCK32, MXINT8, MXFP4, NVFP4)
+_ROWS = 256
 _FP16_MAX, _E4M3_MAX, _E2M1_MAX = np.float32(65504), np.float32(448), np.float32(6)
 
 
@@ -66,21 +67,32 @@ def block_matrix(array: Floats, format: NumberFormat = INT8_BLOCK32) -> BlockMat
     if format not in EXECUTED:
         raise UnsupportedError(f"{format.name} weights are not executed; choose one of {', '.join(f.name for f in EXECUTED)}")
     n, k = array.shape
-    block = 16 if format == NVFP4 else BLOCK
-    padded = np.zeros((n, -(-k // BLOCK) * BLOCK), np.float32)
-    padded[:, :k] = array
-    blocks = padded.reshape(n, -1, block)
-    amax = np.abs(blocks).max(-1)  # [n, B]
-    post = 1.0
-    if format == NVFP4:
-        post = float(amax.max() / (_E2M1_MAX * _E4M3_MAX)) or 1.0
-    scales = canonical(_scales(format, amax, np.float32(post)))
-    codes = _codes(format, blocks, (scales * np.float32(post))[..., None])
-    if format == NVFP4:
-        wide = np.zeros((n, blocks.shape[1], BLOCK), np.int8)
-        wide[:, 0::2, :16], wide[:, 1::2, 16:] = codes[:, 0::2], codes[:, 1::2]
-        codes = wide
-    return BlockMatrix(format, np.ascontiguousarray(codes.swapaxes(0, 1)), np.ascontiguousarray(scales.T), k, format == NVFP4, post)
+    split = format == NVFP4
+    n_blocks = -(-k // BLOCK) * (1 + split)
+    post = float(np.abs(array).max(initial=0) / (_E2M1_MAX * _E4M3_MAX)) or 1.0 if split else 1.0
+    codes, scales = np.zeros((n_blocks, n, BLOCK), np.int8), np.empty((n_blocks, n), np.float32)
+    for first in range(0, n, _ROWS):  # a piece that stays in the processor's cache
+        rows = slice(first, min(n, first + _ROWS))
+        padded = np.zeros((rows.stop - first, -(-k // BLOCK) * BLOCK), np.float32)
+        padded[:, :k] = array[rows]
+        blocks = padded.reshape(len(padded), n_blocks, -1)
+        scale = canonical(_scales(format, _amax(blocks), np.float32(post)))  # [rows, B]
+        piece = _codes(format, blocks, (scale * np.float32(post))[..., None]).swapaxes(0, 1)
+        scales[:, rows] = scale.T
+        if split:
+            codes[0::2, rows, :16], codes[1::2, rows, 16:] = piece[0::2], piece[1::2]
+        else:
+            codes[:, rows] = piece
+    return BlockMatrix(format, codes, scales, k, split, post)
+
+
+def _amax(blocks: Floats) -> Floats:
+    """Return the greatest magnitude over the last axis, a power of two long, by halving: several times faster than reducing short rows."""
+    level = np.abs(blocks)
+    while level.shape[-1] > 1:
+        half = level.shape[-1] // 2
+        level = np.maximum(level[..., :half], level[..., half:])
+    return level[..., 0]
 
 
 def _scales(format: NumberFormat, amax: Floats, post: np.float32) -> Floats:
@@ -102,14 +114,15 @@ def _scales(format: NumberFormat, amax: Floats, post: np.float32) -> Floats:
 
 
 def _codes(format: NumberFormat, blocks: Floats, scales: Floats) -> Codes:
-    ratio = np.divide(blocks, scales, out=np.zeros_like(blocks), where=scales > 0)
+    ratio = blocks / np.where(scales > 0, scales, np.float32(1))  # a scale of 0 stands for values that all round to 0
     if format in (MXFP4, NVFP4):
         import ml_dtypes
 
-        values = np.clip(ratio / 2, -_E2M1_MAX, _E2M1_MAX).astype(ml_dtypes.float4_e2m1fn).astype(np.float32)
+        values = np.clip(ratio / np.float32(2), -_E2M1_MAX, _E2M1_MAX).astype(ml_dtypes.float4_e2m1fn).astype(np.float32)
         return (values * 2).astype(np.int8)
-    top = 7 if format == INT4_BLOCK32 else 127
-    return np.clip(np.rint(ratio), -top, top).astype(np.int8)
+    top = np.float32(7 if format == INT4_BLOCK32 else 127)
+    np.rint(ratio, out=ratio)
+    return np.asarray(np.clip(ratio, -top, top, out=ratio), np.int8)
 
 
 def paired(array: Floats, d_head: int) -> Floats:
