@@ -31,7 +31,7 @@ class Traits:
     sinks: bool = False
     output_norm: bool = False  # a norm before the output projection
     mlp_norm: bool = False
-    full_every: int = 0  # without layer_types, a sliding_window spares every n-th layer (1: all of them, 0: none)
+    full_every: int = 0  # without layer_types, a sliding_window spares every n-th layer (0: none)
     routed: str = ""  # key of the routed experts' number; "" for dense
     shared_gate: bool = False
     expert_bias: bool = False
@@ -65,13 +65,13 @@ def model(name: str, c: Fields, layers: list[Layer], *, tied: bool = False, **mo
     )
 
 
-def attentions(traits: Traits, c: Fields, n_layers: int) -> list[GroupedQuery]:
-    """Return each layer's grouped-query attention, windowed where the config says."""
+def attention(traits: Traits, c: Fields) -> GroupedQuery:
+    """Return the grouped-query attention of a layer that sees everything."""
     n_heads = c.integer("num_attention_heads", "n_head")
     d_head = c.integer("head_dim", default=max(1, c.integer("hidden_size") // n_heads))
     bias = c.flag("attention_bias")
     qk_norm = traits.qk_norm if not traits.qk_norm_key or c.flag(traits.qk_norm_key) else "none"
-    full = GroupedQuery(
+    return GroupedQuery(
         n_heads=n_heads,
         n_kv_heads=grouped_heads(c, n_heads),
         d_qk=d_head,
@@ -83,6 +83,11 @@ def attentions(traits: Traits, c: Fields, n_layers: int) -> list[GroupedQuery]:
         sinks=traits.sinks,
         output_norm=traits.output_norm,
     )
+
+
+def attentions(traits: Traits, c: Fields, n_layers: int) -> list[GroupedQuery]:
+    """Return each layer's grouped-query attention, windowed where the config says."""
+    full = attention(traits, c)
     return [full if w is None else replace(full, window=w) for w in windows(traits.full_every, c, n_layers)]
 
 
@@ -159,7 +164,7 @@ def latent(name: str, c: Fields) -> Model:
     indexer = None
     if c.has("index_topk"):
         indexer = Indexer(c.integer("index_n_heads"), c.integer("index_head_dim"), c.integer("index_topk"))
-    attention = Latent(
+    own = Latent(
         n_heads=c.integer("num_attention_heads"),
         q_rank=c.integer("q_lora_rank", default=0, least=0),
         kv_rank=c.integer("kv_lora_rank"),
@@ -168,14 +173,17 @@ def latent(name: str, c: Fields) -> Model:
         d_v=c.integer("v_head_dim"),
         indexer=indexer,
     )
+    follower = replace(own, indexer=replace(indexer, shared=True)) if indexer else own
+    types = c.items("indexer_types", n_layers) or ["full"] * n_layers
+    attention = [follower if kind == "shared" else own for kind in types[:n_layers]]
     each = mlps(Traits(routed="n_routed_experts"), c, n_layers)
-    return model(name, c, [Layer((attention,), m) for m in each])
+    return model(name, c, [Layer((a,), m) for a, m in zip(attention, each, strict=True)])
 
 
 def gated_delta(routed: bool, name: str, c: Fields) -> Model:
     """Build a Qwen3-Next-style hybrid: gated delta-rule layers with gated full attention every few layers."""
     n_layers = c.layers("num_hidden_layers")
-    traits = Traits(qk_norm="head", output_gate=True, full_every=1, routed="num_experts" if routed else "", shared_gate=True)
+    traits = Traits(qk_norm="head", output_gate=True, routed="num_experts" if routed else "", shared_gate=True)
     linear = LinearAttention(
         n_key_heads=c.integer("linear_num_key_heads"),
         n_value_heads=c.integer("linear_num_value_heads"),
@@ -185,17 +193,17 @@ def gated_delta(routed: bool, name: str, c: Fields) -> Model:
     )
     period = c.integer("full_attention_interval", default=4)
     kinds = c.items("layer_types", n_layers) or ["linear_attention" if (i + 1) % period else "full_attention" for i in range(n_layers)]
-    full = attentions(traits, c, n_layers)
-    mixers = [linear if kind == "linear_attention" else full[i] for i, kind in enumerate(kinds[:n_layers])]
+    full = attention(traits, c)
+    mixers = [linear if kind == "linear_attention" else full for kind in kinds[:n_layers]]
     return model(name, c, [Layer((x,), m) for x, m in zip(mixers, mlps(traits, c, n_layers), strict=True)])
 
 
 def llama4(name: str, c: Fields) -> Model:
     """Build Llama 4: chunked attention but in every fourth layer, routed experts with one shared every few layers."""
     n_layers = c.layers("num_hidden_layers")
-    attention = attentions(Traits(full_every=1), c, 1)[0]
+    full = attention(Traits(), c)
     chunk = c.integer("attention_chunk_size", default=8192)
-    local = replace(attention, window=chunk, chunked=True)
+    local = replace(full, window=chunk, chunked=True)
     global_period = c.integer("no_rope_layer_interval", default=4)
     step = c.integer("interleave_moe_layer_step", default=1)
     width = c.integer("intermediate_size")
@@ -203,7 +211,7 @@ def llama4(name: str, c: Fields) -> Model:
     check_experts(c, routed)
     dense = Dense(c.integer("intermediate_size_mlp"))
     layers = [
-        Layer((local if (i + 1) % global_period else attention,), dense if (i + 1) % step else routed) for i in range(n_layers)
+        Layer((local if (i + 1) % global_period else full,), dense if (i + 1) % step else routed) for i in range(n_layers)
     ]
     return model(name, c, layers)
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fabless.core.errors import InputError, UnsupportedError
-from fabless.model.families import Traits, attentions, check_experts, grouped_heads, mlps, model, shared_experts, windows
+from fabless.model.families import Traits, attention, check_experts, grouped_heads, mlps, model, shared_experts, windows
 from fabless.model.layers import Compressed, Dense, Experts, GroupedQuery, Indexer, StateSpace
 from fabless.model.model import Layer
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _FULL_EVERY = 6  # Gemma 4: one layer in six sees everything, unless layer_types says otherwise
 _UNLIMITED_CONTEXT = 1 << 20  # a recurrent state has no length limit; the million tokens are a bound for reports
+_BLOCKS = {"mamba": "M", "attention": "*", "mlp": "-", "moe": "E"}  # Nemotron-H: newer files spell its pattern out
 _POOLED_WITH_INDEXER, _POOLED = 4, 128  # the compress_ratios that DeepSeek V4 defines, 0 being none
 
 
@@ -55,10 +56,10 @@ def deepseek_v4(name: str, c: Fields) -> Model:
 def gemma4(name: str, c: Fields) -> Model:
     """Build Gemma 4: wider heads in full layers, keys serving as values, shared caches, side embeddings, experts beside a dense MLP."""
     n_layers = c.layers("num_hidden_layers")
-    local = attentions(Traits(qk_norm="head", full_every=1), c, 1)[0]
+    plain = attention(Traits(qk_norm="head"), c)
     shown = windows(_FULL_EVERY, c, n_layers)
     key_is_value = c.flag("attention_k_eq_v")
-    heads = c.integer("num_global_key_value_heads", default=local.n_kv_heads) if key_is_value else local.n_kv_heads
+    heads = c.integer("num_global_key_value_heads", default=plain.n_kv_heads) if key_is_value else plain.n_kv_heads
     first_shared = n_layers - c.integer("num_kv_shared_layers", default=0, least=0)
     default_head = c.integer("global_head_dim", default=512)
     overrides = c.get("per_layer_config", default={})
@@ -70,10 +71,10 @@ def gemma4(name: str, c: Fields) -> Model:
         shared = i >= first_shared
         if window is None:
             d_head = _override(overrides, i, default_head)
-            attention = replace(local, n_kv_heads=heads, d_qk=d_head, d_v=d_head, value_from_key=key_is_value, shared_cache=shared)
+            mixer = replace(plain, n_kv_heads=heads, d_qk=d_head, d_v=d_head, value_from_key=key_is_value, shared_cache=shared)
         else:
-            attention = replace(local, window=window, shared_cache=shared)
-        layers.append(Layer((attention,), wide if shared else narrow, n_norms=4, d_side=d_side))
+            mixer = replace(plain, window=window, shared_cache=shared)
+        layers.append(Layer((mixer,), wide if shared else narrow, n_norms=4, d_side=d_side))
     return model(name, c, layers, tied=True, d_side=d_side)
 
 
@@ -102,10 +103,13 @@ def _gemma4_mlp(c: Fields, d_ff: int) -> Mlp:
 
 def nemotron_h(name: str, c: Fields) -> Model:
     """Build Nemotron-H: one block per layer by a pattern of M (Mamba-2), * (attention), - (MLP) and E (experts)."""
-    pattern = c.text("hybrid_override_pattern")
-    unknown = set(pattern) - set("M*-E")
+    pattern = list(c.text("hybrid_override_pattern")) or c.items("layers_block_type")
+    pattern = [_BLOCKS.get(block, block) for block in pattern]
+    unknown = {str(block) for block in pattern} - {*"M*-E"}
     if unknown or not pattern:
         raise UnsupportedError(f"{c.where}: hybrid_override_pattern has blocks {sorted(unknown)}; M, *, - and E are known")
+    if c.integer("num_hidden_layers", default=len(pattern)) != len(pattern):
+        raise InputError(f"{c.where}: num_hidden_layers is {c.get('num_hidden_layers')} but the block pattern has {len(pattern)} blocks")
     n_heads = c.integer("num_attention_heads")
     d_head = c.integer("head_dim", "attention_head_dim")
     blocks = {
@@ -141,6 +145,7 @@ def _nemotron_experts(c: Fields) -> Experts:
         d_ff=c.integer("moe_intermediate_size"),
         gated=False,
         shared=Dense(shared, gated=False, activation="relu2") if shared else None,
+        d_latent=c.integer("moe_latent_size", default=0, least=0),
         activation="relu2",
     )
     check_experts(c, routed)
@@ -152,11 +157,11 @@ def nemotron_nas(name: str, c: Fields) -> Model:
     d_model, n_heads = c.integer("hidden_size"), c.integer("num_attention_heads")
     layers = []
     for i, block in enumerate(c.items("block_configs", c.layers("num_hidden_layers"))):
-        attention, ffn = _block(c, i, block, "attention"), _block(c, i, block, "ffn")
+        mix, ffn = _block(c, i, block, "attention"), _block(c, i, block, "ffn")
         mixers: tuple[GroupedQuery, ...] = ()
-        if not attention.flag("no_op"):
+        if not mix.flag("no_op"):
             d_head = d_model // n_heads
-            mixers = (GroupedQuery(n_heads, n_heads // attention.integer("n_heads_in_group"), d_head, d_head),)
+            mixers = (GroupedQuery(n_heads, n_heads // mix.integer("n_heads_in_group"), d_head, d_head),)
         mlp = None
         if not ffn.flag("no_op"):
             # width rule of the release's modeling_decilm.py: two thirds of the multiple, rounded up to 256
@@ -178,7 +183,7 @@ def _block(c: Fields, i: int, block: object, part: str) -> Fields:
 def falcon_h1(name: str, c: Fields) -> Model:
     """Build Falcon-H1: attention and Mamba-2 side by side in every layer."""
     n_layers = c.layers("num_hidden_layers")
-    attention = attentions(Traits(full_every=1), c, 1)[0]
+    heads = attention(Traits(), c)
     ssm = StateSpace(
         version=2,
         d_inner=c.integer("mamba_d_ssm", default=c.integer("mamba_expand", default=2) * c.integer("hidden_size")),
@@ -192,13 +197,13 @@ def falcon_h1(name: str, c: Fields) -> Model:
         chunk_tokens=c.integer("mamba_chunk_size", default=256),
     )
     mlp = mlps(Traits(), c, 1)[0]
-    return model(name, c, [Layer((attention, ssm), mlp)] * n_layers)
+    return model(name, c, [Layer((heads, ssm), mlp)] * n_layers)
 
 
 def jamba(name: str, c: Fields) -> Model:
     """Build Jamba: Mamba-1 with attention every few layers, experts every other layer."""
     n_layers = c.layers("num_hidden_layers")
-    attention = replace(attentions(Traits(full_every=1), c, 1)[0], rotary=False)
+    heads = replace(attention(Traits(), c), rotary=False)
     ssm = StateSpace(
         version=1,
         d_inner=c.integer("mamba_expand", default=2) * c.integer("hidden_size"),
@@ -217,7 +222,7 @@ def jamba(name: str, c: Fields) -> Model:
     layers = []
     for i in range(n_layers):
         mlp: Mlp = routed if i % expert_period == expert_offset and routed.n_experts > 1 else Dense(width)
-        layers.append(Layer((attention if i % period == offset else ssm,), mlp))
+        layers.append(Layer((heads if i % period == offset else ssm,), mlp))
     return model(name, c, layers)
 
 

@@ -100,11 +100,20 @@ class GroupedQuery:
 
 @dataclass(frozen=True, slots=True)
 class Indexer:
-    """Choose the `top_k` keys that a query attends to by a cheap score over all keys. Source: DeepSeek-V3.2 report, 2025, section 2.1."""
+    """Choose the `top_k` keys that a query attends to by a cheap score over all keys. Source: DeepSeek-V3.2 report, 2025, section 2.1.
+
+    `shared`: this layer uses the choice of an earlier layer, and has no indexer of its own.
+    """
 
     n_heads: int
     d_head: int
     top_k: int
+    shared: bool = False
+
+    @property
+    def key_width(self) -> int:
+        """Return the values that a token keeps for the indexer."""
+        return 0 if self.shared else self.d_head
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +138,7 @@ class Latent:
         queries = d_model * self.q_rank + self.q_rank * heads * d_qk if self.q_rank else d_model * heads * d_qk
         matrices = queries + d_model * (rank + self.d_rope) + rank * heads * (self.d_nope + self.d_v) + heads * self.d_v * d_model
         small = self.q_rank + rank
-        if self.indexer:
+        if self.indexer and not self.indexer.shared:
             i = self.indexer
             matrices += self.q_rank * i.n_heads * i.d_head + d_model * (i.d_head + i.n_heads)
             small += 2 * i.d_head
@@ -137,7 +146,7 @@ class Latent:
 
     def state(self, context_tokens: int) -> State:
         """Return the cached values: the latent, the rotary key, and the indexer's key."""
-        return State(context_tokens * (self.kv_rank + self.d_rope + (self.indexer.d_head if self.indexer else 0)))
+        return State(context_tokens * (self.kv_rank + self.d_rope + (self.indexer.key_width if self.indexer else 0)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,7 +306,7 @@ class Experts:
     """Send each token to `top_k` of `n_experts` MLPs of width `d_ff`, plus one dense MLP for all: shared experts or a parallel branch.
 
     `shared`: the shared experts as one MLP; `shared_gate`: a sigmoid scalar weighs it. `router_scales`: learned scales of the router's input and of
-    each expert. `branch_norms`: d_model-wide norms around the two branches.
+    each expert. `branch_norms`: d_model-wide norms around the two branches. `d_latent`: width of a latent in which the experts work (0: d_model).
     """
 
     n_experts: int
@@ -310,6 +319,7 @@ class Experts:
     router_bias: bool = False
     router_scales: bool = False
     branch_norms: int = 0
+    d_latent: int = 0
     activation: str = "silu"
 
     @property
@@ -319,11 +329,12 @@ class Experts:
 
     def count(self, d_model: int) -> Count:
         """Return the parameters of router, routed experts and shared experts."""
-        expert = d_model * (self.in_width + self.d_ff) + (self.in_width + d_model if self.bias else 0)
+        width = self.d_latent or d_model
+        expert = width * (self.in_width + self.d_ff) + (self.in_width + width if self.bias else 0)
         small = d_model * self.n_experts + (self.n_experts if self.router_bias else 0) + self.branch_norms * d_model
         small += (d_model if self.shared_gate else 0) + (d_model + self.n_experts if self.router_scales else 0)
         shared = self.shared.count(d_model) if self.shared else Count()
-        return Count(shared.matrices, small + shared.small, expert * self.n_experts, expert * self.top_k)
+        return Count(shared.matrices + 2 * d_model * self.d_latent, small + shared.small, expert * self.n_experts, expert * self.top_k)
 
     def touched(self, tokens: float) -> float:
         """Return the expected distinct experts that `tokens` tokens visit, `E (1 - (1 - k/E)^T)`, routed uniformly and independently."""

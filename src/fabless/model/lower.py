@@ -133,6 +133,7 @@ def _activation(s: Site, name: str, count: int, elements: float, m: Dense | Expe
 def _experts(s: Site, label: str, count: int, m: Experts) -> list[Op]:
     touched = m.touched(s.tokens)
     visits = s.tokens * m.top_k
+    width = m.d_latent or s.d_model
     r = s.recipe
 
     def routed(name: str, n: int, k: int) -> Gemm:
@@ -144,11 +145,13 @@ def _experts(s: Site, label: str, count: int, m: Experts) -> list[Op]:
     ops: list[Op] = [
         s.small_gemm(f"{label}router", count, m.n_experts, s.d_model),
         s.vector(f"{label}route", count, s.tokens * m.n_experts, _ROUTER_OPS, function="router"),
-        routed("experts_gate_up" if m.gated else "experts_up", m.in_width, s.d_model),
+        routed("experts_gate_up" if m.gated else "experts_up", m.in_width, width),
         _activation(s, f"{label}experts_activation", count, visits * m.d_ff, m),
-        routed("experts_down", s.d_model, m.d_ff),
-        s.vector(f"{label}experts_combine", count, visits * s.d_model, 2, function="residual", writes=1 / m.top_k),
+        routed("experts_down", width, m.d_ff),
+        s.vector(f"{label}experts_combine", count, visits * width, 2, function="residual", writes=1 / m.top_k),
     ]
+    if m.d_latent:
+        ops += [s.gemm(f"{label}latent_in", count, width, s.d_model), s.gemm(f"{label}latent_out", count, s.d_model, width)]
     if m.branch_norms:
         ops.append(s.vector(f"{label}branch_norm", count * m.branch_norms, s.tokens * s.d_model, RMS_NORM, function="norm"))
     if m.shared:

@@ -122,7 +122,7 @@ def _latent(s: Site, label: str, count: int, a: Latent) -> list[Op]:
         ops.append(s.gemm(f"{label}q", count, a.n_heads * d_qk, s.d_model, shard=Shard.COLUMN))
     ops.append(s.vector(f"{label}latent_norm", count, s.tokens * (a.q_rank + a.kv_rank), RMS_NORM, function="norm"))
     ops.append(s.vector(f"{label}rotary", count, s.tokens * (a.n_heads + 1) * a.d_rope, ROTARY, function="rotary", shard=Shard.HEADS))
-    if a.indexer:
+    if a.indexer and not a.indexer.shared:
         ops += _index(s, label, count, a.indexer, a.q_rank)
     absorbed = [g for g in s.step.groups if _absorbs(s, a, g)]
     expanded = [g for g in s.step.groups if not _absorbs(s, a, g)]
