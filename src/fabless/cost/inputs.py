@@ -20,57 +20,64 @@ if TYPE_CHECKING:
 
     Values = float | NDArray[np.float64]
 
-T = TypeVar("T", covariant=True)
+T_co = TypeVar("T_co", covariant=True)
 U = TypeVar("U")
 
-#: Inputs whose higher value makes the service cheaper; every other one makes it dearer.
+#: Inputs whose higher value makes the service cheaper; every other one makes it dearer, but for `alpha` with spare cores: see `corners_for`.
 CHEAPER_WHEN_HIGH = frozenset(
-    {"die_bond_yield_ratio", "stack_bond_yield_ratio", "nre_life_years", "server_life_years", "facility_life_years"}
+    {
+        "die_bond_yield_ratio",
+        "stack_bond_yield_ratio",
+        "substrate_bond_yield_ratio",
+        "nre_life_years",
+        "server_life_years",
+        "facility_life_years",
+    }
 )
 
 
 @dataclass(frozen=True, slots=True)
-class Inputs(Generic[T]):
+class Inputs(Generic[T_co]):
     """Hold the money side of a study by name. `Inputs[Range]` is what a study reads and overrides, `Inputs[Values]` what formulas take.
 
     Units: `_usd` per wafer, chip, package, mask set or design; `_usd_per_gb` per 1e9 bytes; ratios as shares or per year.
     """
 
-    wafer_usd: T
-    d0_per_cm2: T
-    alpha: T
-    memory_usd_per_gb: T
-    carrier_wafer_usd: T
-    carrier_area_ratio: T
-    carrier_d0_per_cm2: T
-    carrier_alpha: T
-    bump_usd_per_mm2: T
-    substrate_usd_per_mm2: T
-    die_bond_yield_ratio: T
-    stack_bond_yield_ratio: T
-    substrate_bond_yield_ratio: T
-    test_usd: T
-    partner_margin_ratio: T
-    design_usd: T
-    software_usd: T
-    masks_usd: T
-    mask_sets: T
-    ip_usd: T
-    nre_life_years: T
-    host_usd: T
-    nic_usd: T
-    power_usd_per_w: T
-    network_usd: T
-    host_power_ratio: T
-    facility_usd_per_w: T
-    facility_life_years: T
-    server_life_years: T
-    pue: T
-    operations_ratio: T
-    interest_ratio: T
-    electricity_usd_per_kwh: T
+    wafer_usd: T_co
+    d0_per_cm2: T_co
+    alpha: T_co
+    memory_usd_per_gb: T_co
+    carrier_wafer_usd: T_co
+    carrier_area_ratio: T_co
+    carrier_d0_per_cm2: T_co
+    carrier_alpha: T_co
+    bump_usd_per_mm2: T_co
+    substrate_usd_per_mm2: T_co
+    die_bond_yield_ratio: T_co
+    stack_bond_yield_ratio: T_co
+    substrate_bond_yield_ratio: T_co
+    test_usd: T_co
+    partner_margin_ratio: T_co
+    design_usd: T_co
+    software_usd: T_co
+    masks_usd: T_co
+    mask_sets: T_co
+    ip_usd: T_co
+    nre_life_years: T_co
+    host_usd: T_co
+    nic_usd: T_co
+    power_usd_per_w: T_co
+    network_usd: T_co
+    host_power_ratio: T_co
+    facility_usd_per_w: T_co
+    facility_life_years: T_co
+    server_life_years: T_co
+    pue: T_co
+    operations_ratio: T_co
+    interest_ratio: T_co
+    electricity_usd_per_kwh: T_co
 
-    def map(self, change: Callable[[str, T], U]) -> Inputs[U]:
+    def map(self, change: Callable[[str, T_co], U]) -> Inputs[U]:
         """Return inputs of another kind: `change(name, value)` for each."""
         return Inputs(**{f.name: change(f.name, getattr(self, f.name)) for f in fields(self)})
 

@@ -6,7 +6,7 @@ that work elementwise; so a range here is an envelope, and its lines add up exac
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,6 +14,7 @@ import numpy as np
 from fabless.core.errors import InputError
 from fabless.core.ranges import Range
 from fabless.cost.bill import Bill, Line
+from fabless.cost.die import harvested_yield_ratio
 from fabless.cost.inputs import CostInputs, cost_inputs
 from fabless.cost.nre import NOTE, nre_lines
 from fabless.cost.package import Part, packaged
@@ -32,9 +33,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fabless.chip.chip import Chip
+    from fabless.cost.inputs import Inputs
     from fabless.silicon.silicon import Silicon
 
     Corners = NDArray[np.float64]
+    Values = float | NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +134,7 @@ def chip_cost(silicon: Silicon, chip: Chip, inputs: CostInputs | None = None) ->
 
 def part_cost(name: str, part: Part, inputs: CostInputs) -> ChipCost:
     """Price one packaged, tested chip from its outline, memory and cores."""
-    x = inputs.corners()
+    x = corners_for(part, inputs)
     made = packaged(part, x, inputs.package)
     silicon_sources = inputs.source("wafer_usd", "d0_per_cm2", "alpha")
     rows = (
@@ -159,6 +162,26 @@ def part_cost(name: str, part: Part, inputs: CostInputs) -> ChipCost:
         Range(float(good.min()), float(np.broadcast_to(good, 3)[1]), float(good.max())),
         (NOTE,),
     )
+
+
+def corners_for(part: Part, inputs: CostInputs) -> Inputs[Values]:
+    """Return `inputs.corners()` with the clustering of defects at the ends that serve and hurt this die.
+
+    Clustered defects spare more dies, but where spare cores absorb single defects anyway they kill more; which end is the dear one
+    depends on the die.
+    """
+    alpha, d0 = inputs.ranges.alpha, inputs.ranges.d0_per_cm2
+    three = np.array([alpha.low, alpha.mid, alpha.high])
+
+    def good(d0_per_cm2: float) -> Corners:
+        return np.asarray(
+            harvested_yield_ratio(
+                part.die_area_mm2, part.core_area_mm2, n_cores=part.n_cores, n_spare=part.n_spare, d0_per_cm2=d0_per_cm2, alpha=three
+            )
+        )
+
+    ends = np.array([three[np.argmax(good(d0.low))], alpha.mid, three[np.argmin(good(d0.high))]])
+    return replace(inputs.corners(), alpha=ends)
 
 
 def bought_chip(name: str) -> ChipCost | None:
@@ -214,9 +237,17 @@ def rent_bill(chip_name: str, n_chips: float, fleet: FleetDemand, inputs: CostIn
     row = rental_row(chip_name, tier)
     if row is None or row.value is None:
         return None
+    label = f"{chip_name}, {tier.replace('_', ' ')}"
+    return quoted_rent_bill(label, Range(*row.range), n_chips, fleet, inputs, sources=(f"price_list:{row.source.id}",))
+
+
+def quoted_rent_bill(
+    label: str, usd_per_chip_hour: Range, n_chips: float, fleet: FleetDemand, inputs: CostInputs, *, sources: tuple[str, ...] = ("study",)
+) -> Bill:
+    """Return the bill of `rent_bill` at a quoted price in place of the price list's."""
     x = inputs.corners()
-    usd = Range(*row.range) * (n_chips * HOURS_PER_YEAR)
-    line = Line(f"{chip_name}, {tier.replace('_', ' ')}", "rent", usd, "yearly", (f"price_list:{row.source.id}",), 1.0, usd)
+    usd = usd_per_chip_hour * (n_chips * HOURS_PER_YEAR)
+    line = Line(label, "rent", usd, "yearly", sources, 1.0, usd)
     drawn, built = (np.asarray(grid_w(w, x)) * n_chips for w in (fleet.average_w, fleet.provisioned_w))
     return _bill((line,), fleet, drawn, built, ())
 
