@@ -13,7 +13,7 @@ from fabless.fleet.capacity import Lengths
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_GRID = 2000  # midpoints of the quantile function: moments of the fitted curve to better than 1e-3
+_GRID = 2000  # midpoints of the quantile function: means of the fitted curve to better than 1%
 
 
 def named_lengths(name: str, quantile: float, *, where: str = "lengths") -> Lengths:
