@@ -39,7 +39,7 @@ def test_bound_notices_a_changed_weight(kind, tmp_path):
     tensors = {name: weights[name] for name in weights}
     reference = FloatReference.load(weights)
     before = reference.forward(TOKENS[0])
-    for name in tensors:
+    for name, tensor in tensors.items():
         if name.startswith("layers.1") and "experts" not in name:
-            changed = FloatReference(weights.decoder, type(reference.arithmetic)(tensors | {name: np.roll(tensors[name], 1, 0)}))
+            changed = FloatReference(weights.decoder, type(reference.arithmetic)(tensors | {name: np.roll(tensor, 1, 0)}))
             assert np.abs(changed.forward(TOKENS[0]) - before).max() > 10 * 128 * 2.0**-24 * np.abs(before).max(), name

@@ -14,7 +14,8 @@ from fabless.model.tokenizer import Characters, open_tokenizer, require_match, t
 from fabless.model.weights import open_weights
 
 SHARED = Path(__file__).parents[2] / "../shared/data/models"
-EDGES = ("", " ", "a", " a", "\n\n \n", "x\n\n", "don't I'LL", "naïve café", "日本語", "🙂🙃 e\u0301", "\x00\x7f", "tests  of   spaces", "<|im_end|>", "1234567 8")
+EDGES = ("", " ", "a", " a", "\n\n \n", "x\n\n", "don't I'LL", "naïve café", "日本語", "🙂🙃 e\u0301", "\x00\x7f", "tests  of   spaces", "<|im_end|>",
+         "1234567 8")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +104,8 @@ def test_conversation_renders_as_the_models_own_template(smollm2):
 
 TALK = (Message("system", "S"), Message("user", "A"), Message("assistant", "B"), Message("user", "C"))
 RENDERED = {
-    "chatml": "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nA<|im_end|>\n<|im_start|>assistant\nB<|im_end|>\n<|im_start|>user\nC<|im_end|>\n<|im_start|>assistant\n",
+    "chatml": "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nA<|im_end|>\n"
+    "<|im_start|>assistant\nB<|im_end|>\n<|im_start|>user\nC<|im_end|>\n<|im_start|>assistant\n",
     "llama3": "<|start_header_id|>system<|end_header_id|>\n\nS<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nA<|eot_id|>"
     "<|start_header_id|>assistant<|end_header_id|>\n\nB<|eot_id|><|start_header_id|>user<|end_header_id|>\n\nC<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n",
     "gemma": "<start_of_turn>user\nS\n\nA<end_of_turn>\n<start_of_turn>model\nB<end_of_turn>\n<start_of_turn>user\nC<end_of_turn>\n<start_of_turn>model\n",
@@ -179,7 +181,8 @@ def test_every_way_to_split_keeps_the_text(pre):
     from fabless.model.tokenizer import _byte_alphabet
 
     tokens = list(_byte_alphabet())
-    tokenizer = tokenizer_of_gguf({"tokenizer.ggml.tokens": tokens, "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.merges": [], "tokenizer.ggml.pre": pre}, "x")
+    metadata = {"tokenizer.ggml.tokens": tokens, "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.merges": [], "tokenizer.ggml.pre": pre}
+    tokenizer = tokenizer_of_gguf(metadata, "x")
     for text in EDGES:
         import unicodedata
 

@@ -101,16 +101,14 @@ def _scales(format: NumberFormat, amax: Floats, post: np.float32) -> Floats:
 
     if format in (INT8_BLOCK32, INT4_BLOCK32):
         top = np.float32(127 if format == INT8_BLOCK32 else 7)
-        return np.minimum(amax / top, _FP16_MAX).astype(np.float16).astype(np.float32)
+        return np.asarray(np.minimum(amax / top, _FP16_MAX).astype(np.float16), np.float32)
     if format == NVFP4:
-        stored = np.minimum(amax / _E2M1_MAX / post, _E4M3_MAX).astype(ml_dtypes.float8_e4m3fn).astype(np.float32)
-        return stored / np.float32(2)
+        stored = np.minimum(amax / _E2M1_MAX / post, _E4M3_MAX).astype(ml_dtypes.float8_e4m3fn)
+        return np.asarray(stored, np.float32) / np.float32(2)
     _, exponent = np.frexp(amax)  # amax = f 2^exponent, f in [1/2, 1)
-    if format == MXFP4:
-        power = exponent - 1 - 2 - 1  # floor(log2 amax) less e2m1's exponent 2, halved
-    else:
-        power = exponent - 7 + (amax > np.ldexp(np.float32(127 / 128), exponent))
-    return np.where(amax > 0, np.ldexp(np.float32(1), np.clip(power, -126, 126)), np.float32(0))
+    rounded_up = amax > np.ldexp(np.float32(127 / 128), exponent)
+    power = exponent - 1 - 2 - 1 if format == MXFP4 else exponent - 7 + rounded_up  # MXFP4: floor(log2 amax), less e2m1's 2, halved
+    return np.asarray(np.where(amax > 0, np.ldexp(np.float32(1), np.clip(power, -126, 126)), 0), np.float32)
 
 
 def _codes(format: NumberFormat, blocks: Floats, scales: Floats) -> Codes:

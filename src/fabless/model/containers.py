@@ -10,6 +10,7 @@ import math
 import mmap
 import struct
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from fabless.core.errors import InputError, UnsupportedError
@@ -140,7 +141,7 @@ def _safetensors_entry(path: Path, name: str, value: Any, start: int, size: int)
 
 def _refuse_overlap(path: Path, entries: Mapping[str, Entry]) -> None:
     filled = sorted((e for e in entries.values() if e.n_bytes), key=lambda e: e.offset)
-    for a, b in zip(filled, filled[1:], strict=False):
+    for a, b in pairwise(filled):
         if a.offset + a.n_bytes > b.offset:
             raise InputError(f"{path}: tensors '{a.name}' and '{b.name}' share bytes; the file is damaged or hostile")
 
@@ -236,14 +237,14 @@ def _gguf_entries(cursor: _Cursor, n_tensors: int, metadata: Mapping[str, Any]) 
     for name, shape, kind, offset in found:
         if name in entries:
             raise InputError(f"{path}: tensor '{name[:80]}' appears twice; the file is damaged or hostile")
-        entries[name] = _gguf_entry(path, name, shape, kind, start + offset, len(cursor.content))
+        entries[name] = _gguf_entry(path, name, shape, kind, offset=start + offset, size=len(cursor.content))
         if offset % alignment:
             raise InputError(f"{path}: tensor '{name[:80]}' starts at {offset}, which is no multiple of {alignment}; the file is damaged")
     _refuse_overlap(path, entries)
     return entries
 
 
-def _gguf_entry(path: Path, name: str, shape: tuple[int, ...], kind: int, offset: int, size: int) -> Entry:
+def _gguf_entry(path: Path, name: str, shape: tuple[int, ...], kind: int, *, offset: int, size: int) -> Entry:
     where = f"{path}: tensor '{name[:80]}'"
     if kind not in GGUF_TYPES:
         known = ", ".join(t for t, _, _ in GGUF_TYPES.values())

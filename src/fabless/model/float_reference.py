@@ -67,7 +67,7 @@ class Arithmetic:
         """Return keys and values `[T, K, H]` as the cache will hold them."""
         return keys, values
 
-    def attend(self, q: Floats, k: Floats, v: Floats, visible: npt.NDArray[np.bool_], scale: float, sinks: Floats | None) -> Floats:
+    def attend(self, q: Floats, k: Floats, v: Floats, visible: npt.NDArray[np.bool_], *, scale: float, sinks: Floats | None) -> Floats:
         """Return softmax(q.k)v of one sequence: `q [T, N, H]`, `k, v [S, K, H]`, `visible [T, S]` -> `[T, N, H]`."""
         scores = self.scores(q, k, scale)  # [N, T, S]
         return self.mix(softmax(np.where(visible, scores, -np.inf), sinks), v)
@@ -98,7 +98,7 @@ def softmax(scores: Floats, sinks: Floats | None = None) -> Floats:
 def rms_norm(x: Floats, weight: Floats, epsilon: float) -> Floats:
     """Return `x / sqrt(mean(x^2) + epsilon) * weight` over the last axis."""
     mean_square = np.mean(x * x, -1, keepdims=True, dtype=np.float32)
-    return x / np.sqrt(mean_square + np.float32(epsilon)) * weight
+    return np.asarray(x / np.sqrt(mean_square + np.float32(epsilon)) * weight, np.float32)
 
 
 def rotate(x: Floats, positions: Integers, rope: Rope) -> Floats:
@@ -127,7 +127,7 @@ def sigmoid(x: Floats) -> Floats:
 def gelu_tanh(x: Floats) -> Floats:
     """Return the tanh form of GELU. Source: Hendrycks and Gimpel, arXiv 1606.08415."""
     inner = np.float32(np.sqrt(2 / np.pi)) * (x + np.float32(0.044715) * x * x * x)
-    return np.float32(0.5) * x * (1 + np.tanh(inner))
+    return np.asarray(np.float32(0.5) * x * (1 + np.tanh(inner)), np.float32)
 
 
 class FloatReference:
@@ -203,7 +203,9 @@ class FloatReference:
             all_k, all_v = cache.extend(i, new_k, new_v)  # [S, K, H]
             seen = visible(len(ids), start, d.windows[i])  # [T, S]
             mixed.append(
-                self.arithmetic.attend(rotate(q[part], positions, d.ropes[i]), all_k, all_v, seen, d.attention_scale, self.tensors.get(prefix + "sinks"))
+                self.arithmetic.attend(
+                    rotate(q[part], positions, d.ropes[i]), all_k, all_v, seen, scale=d.attention_scale, sinks=self.tensors.get(prefix + "sinks")
+                )
             )
             at += len(ids)
         return self._biased(prefix + "o", np.concatenate(mixed).reshape(-1, d.n_heads * d.d_head))  # [R, D]

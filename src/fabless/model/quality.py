@@ -62,7 +62,8 @@ class Scheme:
         return (round_elements(blocks * inverse, self.element) * scale).reshape(*x.shape[:-1], n * group)[..., :k]
 
     def _scales(self, blocks: Floats) -> Floats:
-        amax, top = np.abs(blocks).max(-1), np.float32(_MAX[self.element.name])
+        amax: Floats = np.abs(blocks).max(-1)
+        top = np.float32(_MAX[self.element.name])
         if self.scale in ("e8m0_floor", "e8m0_up"):
             safe = np.where(amax > 0, amax, 1)
             exponent = np.floor(np.log2(safe)) - _EMAX[self.element.name] if self.scale == "e8m0_floor" else np.ceil(np.log2(safe / top))
@@ -72,17 +73,18 @@ class Scheme:
             return round_elements(amax / top / whole, E4M3) * whole if whole > 0 else amax
         if self.scale == "searched":
             return self._searched(blocks, amax / top)
-        scale = amax / top
+        scale: Floats = amax / top
         if self.scale == "fp16":
-            return scale.astype(np.float16).astype(np.float32)
+            return np.asarray(scale.astype(np.float16), np.float32)
         if self.scale == "bf16_up":
-            return ((scale.view(np.uint32) + np.uint32(0xFFFF)) & np.uint32(0xFFFF0000)).view(np.float32)
+            codes: npt.NDArray[np.uint32] = (scale.view(np.uint32) + np.uint32(0xFFFF)) & np.uint32(0xFFFF0000)
+            return codes.view(np.float32)
         return scale
 
     def _searched(self, blocks: Floats, start: Floats) -> Floats:
         best, best_error = start, np.full(start.shape, np.inf, np.float32)
         for ratio in np.linspace(0.6, 1.0, 40, dtype=np.float32):
-            scale = np.where(start > 0, start * ratio, 1)[..., None]
+            scale = np.asarray(np.where(start > 0, start * ratio, 1), np.float32)[..., None]
             error = np.square(round_elements(blocks / scale, self.element) * scale - blocks).sum(-1)
             better = error < best_error
             best, best_error = np.where(better, start * ratio, best), np.where(better, error, best_error)
@@ -168,10 +170,10 @@ class RoundedArithmetic(Arithmetic):
         scheme = self.recipe.kv_cache
         return (keys, values) if scheme is None else (scheme.round(keys), scheme.round(values))
 
-    def attend(self, q: Floats, k: Floats, v: Floats, visible: npt.NDArray[np.bool_], scale: float, sinks: Floats | None) -> Floats:
+    def attend(self, q: Floats, k: Floats, v: Floats, visible: npt.NDArray[np.bool_], *, scale: float, sinks: Floats | None) -> Floats:
         """Attend with int8 queries, and probabilities times value scales in int8 blocks of 32 keys, when the recipe says so."""
         if not self.recipe.integer_attention:
-            return super().attend(q, k, v, visible, scale, sinks)
+            return super().attend(q, k, v, visible, scale=scale, sinks=sinks)
         p = softmax(np.where(visible, self.scores(_INT8_ACTIVATIONS.round(q), k, scale), -np.inf), sinks)  # [N, T, S]
         v_scale = np.repeat(np.abs(v).max(-1), q.shape[1] // v.shape[1], 1).T[:, None, :]  # [N, 1, S]
         w = _INT8_ACTIVATIONS.round(p * v_scale)

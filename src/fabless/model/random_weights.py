@@ -160,8 +160,8 @@ def to_huggingface(decoder: Decoder, arrays: dict[str, Floats]) -> dict[str, Flo
                 _, e, x = rest.split(".")
                 out[f"model.layers.{i}.{_HF_EXPERT[decoder.family].format(e=e, x=x, w=_MIXTRAL[x])}"] = value
     if decoder.family == "gpt_oss":
-        for i in range(decoder.n_layers):
-            out |= _gpt_oss_experts(decoder, arrays, i)
+        for layer in range(decoder.n_layers):
+            out |= _gpt_oss_experts(decoder, arrays, layer)
     return out
 
 

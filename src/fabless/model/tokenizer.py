@@ -205,7 +205,8 @@ def _of_json(path: Path, config: Mapping[str, Any], ends: frozenset[int]) -> Tok
         template = (path / "chat_template.jinja").read_text("utf-8")
     backend = _backend(content, str(where))
     first = config.get("bos_token_id") if _adds_first(content, settings) else None
-    return _merged(path.name, content, backend, first if isinstance(first, int) else None, ends, template if isinstance(template, str) else None)
+    first_id = first if isinstance(first, int) else None
+    return _merged(path.name, content, backend, first=first_id, ends=ends, template=template if isinstance(template, str) else None)
 
 
 def _adds_first(content: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
@@ -224,12 +225,12 @@ def _backend(content: Mapping[str, Any], where: str) -> tokenizers.Tokenizer:
 
 
 def _merged(
-    name: str, content: Mapping[str, Any], backend: tokenizers.Tokenizer, first: int | None, ends: frozenset[int], template: str | None
+    name: str, content: Mapping[str, Any], backend: tokenizers.Tokenizer, *, first: int | None, ends: frozenset[int], template: str | None
 ) -> Tokenizer:
     added = [t for t in content.get("added_tokens") or [] if isinstance(t, dict)]
     special = frozenset(t["id"] for t in added if t.get("special"))
     style = style_of(template)
-    stops = {backend.token_to_id(s) for s in style.stops} - {None} if style else set()
+    stops = {i for s in style.stops if (i := backend.token_to_id(s)) is not None} if style else set()
     spelling: Literal["byte_level", "sentencepiece"] = "byte_level" if '"ByteLevel"' in json.dumps(content.get("decoder") or {}) else "sentencepiece"
     n_vocab = max(backend.get_vocab().values(), default=-1) + 1
     return Merged(name, n_vocab, first, ends | stops, style, special, backend, spelling)
@@ -260,7 +261,7 @@ def tokenizer_of_gguf(metadata: Mapping[str, Any], where: str) -> Tokenizer:
     first = bos if metadata.get("tokenizer.ggml.add_bos_token", kind == "llama") and isinstance(bos, int) else None
     ends = frozenset({eos} if isinstance(eos, int) else ())
     name = str(metadata.get("general.name") or where)
-    return _merged(name, content, _backend(content, where), first, ends, template if isinstance(template, str) else None)
+    return _merged(name, content, _backend(content, where), first=first, ends=ends, template=template if isinstance(template, str) else None)
 
 
 def _byte_pairs(metadata: Mapping[str, Any], tokens: list[str], where: str) -> tuple[dict[str, Any], dict[str, Any]]:
