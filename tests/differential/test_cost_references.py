@@ -12,7 +12,7 @@ import pytest
 from fabless.core.ranges import Range
 from fabless.cost.die import dies_per_wafer, good_die_usd, harvested_yield_ratio, yield_ratio
 from fabless.cost.inputs import cost_inputs
-from fabless.cost.package import Part, assembly_losses_usd
+from fabless.cost.package import Assembly, Part
 from fabless.cost.price import FleetDemand, bought_chip, part_cost, price, quoted_rent_bill
 from fabless.cost.rent import rental
 from fabless.cost.system import capital_recovery_factor
@@ -133,18 +133,18 @@ def test_chiplet_actuary_recurring_costs():
             side = total * 4
             factor = 1.0 if n == 1 else 2.0 if side > 900 else 1.75 if side > 289 else 1.0
             bumps, carrier, substrate = total * 0.005, 0.0, side * 0.005 * factor
-            ratios = {"carrier_ratio": 1.0, "bond_ratio": 1.0, "mount_ratio": 0.99**n}
+            ratios = (1.0, 1.0, 0.99**n)
         else:
             scale, price_usd, defects, alpha, bond = (1.2, 1200, 0.05, 3.0, 0.98) if kind == "FO" else (1.1, 1937, 0.06, 6.0, 0.95)
             body = total * scale
             bumps = area * 2 * 0.005
             carrier, substrate = price_usd / actuary_dies(body) + body * 0.005, body * 4 * 0.005
-            ratios = {"carrier_ratio": yield_ratio(body, defects, alpha), "bond_ratio": bond**n, "mount_ratio": 0.99}
+            ratios = (yield_ratio(body, defects, alpha), bond**n, 0.99)
         assert isclose(kgd, float(row["kgd"]), rel_tol=1e-12)
         assert isclose(good, float(row["die_yield"]), rel_tol=1e-12)
         assert isclose(carrier + substrate, float(row["re_raw_package"]), rel_tol=1e-9)
-        total_usd = n * kgd + bumps + carrier + substrate + assembly_losses_usd(n * kgd + bumps, carrier, substrate, **ratios)
-        assert isclose(total_usd, float(row["re_total"]), rel_tol=1e-9), row
+        made = Assembly(n * kgd, 0.0, bumps, carrier, substrate, *ratios)
+        assert isclose(made.good_dies_usd + made.good_package_usd, float(row["re_total"]), rel_tol=1e-9), row
         seen += 1
     assert seen == 210
 
@@ -263,6 +263,25 @@ def test_b200_bill_of_materials(core_share):
     part = Part(25.0, 32.0, 2.0, 192.0, 8.0, 74.0, 6.0, 800 * core_share / 80)
     cost = part_cost("B200", part, cost_inputs("TSMC 4NP", "hbm3e", "interposer"))
     assert isclose(cost.cost_usd.mid, 6400, rel_tol=0.15)
+
+
+def test_shares_of_chip_cost_in_late_2025():
+    """Epoch: memory 63, packaging 15, logic 13, the rest 10% of what chips made in 4Q25 cost; three in four were B300 or B200 class.
+
+    NVIDIA's units of that quarter (Epoch): 743,725 B300, 417,621 B200, 23,384 H100. Bar: 4 points (memory itself is given as 60 to 67).
+    """
+    parts = (
+        (743_725, "hbm3e", Part(25.0, 32.0, 2.0, 288.0, 8.0, 74.0, 6.0, 5.5)),
+        (417_621, "hbm3e", Part(25.0, 32.0, 2.0, 192.0, 8.0, 74.0, 6.0, 5.5)),
+        (23_384, "hbm3", Part(25.0, 32.56, 1.0, 80.0, 6.0, 132.0, 12.0, 3.1)),
+    )
+    spent: dict[str, float] = {}
+    for units, memory, part in parts:
+        for line in part_cost("chip", part, cost_inputs("4nm", memory, "interposer")).lines:
+            spent[line.group] = spent.get(line.group, 0.0) + units * line.usd.mid
+    total = sum(usd for group, usd in spent.items() if group != "margin")
+    for group, percent in (("memory", 63), ("package", 15), ("silicon", 13), ("test", 10)):
+        assert abs(100 * spent[group] / total - percent) < 4, (group, spent[group] / total)
 
 
 def test_good_dies_of_an_h200_wafer():

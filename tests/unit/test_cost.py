@@ -11,7 +11,7 @@ from fabless.core.errors import InfeasibleError, InputError
 from fabless.core.ranges import Range
 from fabless.cost.die import dies_of, dies_per_wafer, good_die_usd, harvested_yield_ratio, yield_ratio
 from fabless.cost.inputs import cost_inputs
-from fabless.cost.package import Part, assembly_losses_usd
+from fabless.cost.package import Assembly, Part
 from fabless.cost.price import FleetDemand, bought_chip, break_even, chip_cost, inputs_for, part_cost, part_of, price, rent_bill
 from fabless.cost.uncertainty import Case, spread, tornado
 from fabless.silicon.silicon import Block, EnergyTable, Silicon
@@ -147,8 +147,10 @@ def test_yield_by_hand():
 
 
 def test_a_part_is_lost_with_what_it_is_bonded_to():
-    assert assembly_losses_usd(100.0, 0.0, 10.0, carrier_ratio=1.0, bond_ratio=1.0, mount_ratio=0.5) == 110.0
-    assert assembly_losses_usd(100.0, 50.0, 10.0, carrier_ratio=0.5, bond_ratio=0.5, mount_ratio=1.0) == 100.0 + 150.0
+    organic = Assembly(100.0, 0.0, 1.0, 0.0, 10.0, 1.0, 1.0, 0.5)
+    assert (organic.good_dies_usd, organic.good_package_usd) == (200.0, 22.0)
+    carried = Assembly(100.0, 40.0, 0.0, 50.0, 10.0, 0.5, 0.5, 1.0)
+    assert (carried.good_dies_usd, carried.good_stacks_usd, carried.good_package_usd) == (200.0, 80.0, 200.0 + 10.0)
 
 
 def test_wafers_that_hold_nothing():

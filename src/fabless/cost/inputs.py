@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 T_co = TypeVar("T_co", covariant=True)
 U = TypeVar("U")
 
-#: Inputs whose higher value makes the service cheaper; every other one makes it dearer, but for `alpha` with spare cores: see `corners_for`.
+#: Inputs whose higher value makes the service cheaper; every other one makes it dearer, but for `alpha` with spare cores: see `package.alpha_ends`.
 CHEAPER_WHEN_HIGH = frozenset(
     {
         "die_bond_yield_ratio",

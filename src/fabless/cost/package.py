@@ -18,6 +18,7 @@ from fabless.cost.die import dies_of, good_die_usd, harvested_yield_ratio, yield
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from fabless.core.ranges import Range
     from fabless.cost.inputs import Inputs
 
     Values = float | NDArray[np.float64]
@@ -72,7 +73,7 @@ class Package:
 def packaged(part: Part, x: Inputs[Values], kind: str) -> Package:
     """Price one package of a kind ("organic", "interposer", "fanout").
 
-    Losses in bonding are booked under the package. Raises `InfeasibleError` for a die or carrier larger than a wafer.
+    What assembly loses is booked under the part lost. Raises `InfeasibleError` for a die or carrier larger than a wafer.
     """
     dies = dies_of(part.die_width_mm, part.die_height_mm)
     good = harvested_yield_ratio(
@@ -87,32 +88,64 @@ def packaged(part: Part, x: Inputs[Values], kind: str) -> Package:
     each = x.die_bond_yield_ratio**part.n_dies * x.stack_bond_yield_ratio ** (part.memory_stacks if stacked else 0.0)
     carrier_good = yield_ratio(carrier_area_mm2(part, x, kind), x.carrier_d0_per_cm2, x.carrier_alpha) if carried else 1.0
     bond, mount = (each, x.substrate_bond_yield_ratio) if carried else (1.0, each)
-    lost = assembly_losses_usd(
-        die_usd + bumps + (memory_usd if stacked else 0.0),
-        carrier,
-        substrate,
-        carrier_ratio=carrier_good,
-        bond_ratio=bond,
-        mount_ratio=mount,
-    )
-    package_usd = bumps + carrier + substrate + lost
+    made = Assembly(die_usd, memory_usd if stacked else 0.0, bumps, carrier, substrate, carrier_good, bond, mount)
+    memory_usd = made.good_stacks_usd if stacked else memory_usd
     test_usd = x.test_usd / (bond * mount)
-    cost = die_usd + memory_usd + package_usd + test_usd
+    cost = made.good_dies_usd + memory_usd + made.good_package_usd + test_usd
     margin_usd = cost * (1 / (1 - x.partner_margin_ratio) - 1)
-    return Package(die_usd, memory_usd, package_usd, test_usd, margin_usd, dies, good, bond * mount)
+    return Package(made.good_dies_usd, memory_usd, made.good_package_usd, test_usd, margin_usd, dies, good, bond * mount)
 
 
-def assembly_losses_usd(
-    mounted_usd: Values, carrier_usd: Values, substrate_usd: Values, *, carrier_ratio: Values, bond_ratio: Values, mount_ratio: Values
-) -> Values:
-    """Return what failed assemblies waste per good package, parts bonded last onto a finished carrier.
+@dataclass(frozen=True, slots=True)
+class Assembly:
+    """Hold what goes into one package, USD, and the shares of carriers, of bonding and of mounting on the substrate that succeed.
 
-    `mounted_usd` (good dies, bumps, stacks) is lost with any bond or with the mounting; a carrier also with its own defects; the
-    substrate with the mounting. Without a carrier the dies are mounted at once: `bond_ratio` 1.
+    Parts are bonded last, onto carriers that are good: dies, stacks and bumps are lost with any bond or with the mounting; a carrier also
+    with its own defects; the substrate with the mounting. Without a carrier the dies are mounted at once: `bond_ratio` is 1.
     """
-    mounted = mounted_usd * (1 / (bond_ratio * mount_ratio) - 1)
-    carriers = carrier_usd * (1 / (carrier_ratio * bond_ratio * mount_ratio) - 1)
-    return mounted + carriers + substrate_usd * (1 / mount_ratio - 1)
+
+    dies_usd: Values
+    stacks_usd: Values
+    bumps_usd: Values
+    carrier_usd: Values
+    substrate_usd: Values
+    carrier_ratio: Values
+    bond_ratio: Values
+    mount_ratio: Values
+
+    @property
+    def good_dies_usd(self) -> Values:
+        """Return the dies per good package, those lost in assembly included."""
+        return self.dies_usd / (self.bond_ratio * self.mount_ratio)
+
+    @property
+    def good_stacks_usd(self) -> Values:
+        """Return the memory stacks per good package, those lost in assembly included."""
+        return self.stacks_usd / (self.bond_ratio * self.mount_ratio)
+
+    @property
+    def good_package_usd(self) -> Values:
+        """Return bumps, carrier and substrate per good package, those lost included."""
+        carriers = self.carrier_usd / self.carrier_ratio
+        return (self.bumps_usd + carriers) / (self.bond_ratio * self.mount_ratio) + self.substrate_usd / self.mount_ratio
+
+
+def alpha_ends(part: Part, alpha: Range, d0_per_cm2: Range) -> NDArray[np.float64]:
+    """Return the clustering parameter `[3, ...]` that serves each die best, in the middle, and hurts it most.
+
+    Clustered defects spare more dies, but where spare cores absorb single defects anyway they kill more: the dear end depends on the die.
+    """
+    three = np.array([alpha.low, alpha.mid, alpha.high])
+
+    def good(d0: float) -> NDArray[np.float64]:
+        ratios = [
+            harvested_yield_ratio(part.die_area_mm2, part.core_area_mm2, n_cores=part.n_cores, n_spare=part.n_spare, d0_per_cm2=d0, alpha=a)
+            for a in three
+        ]
+        return np.asarray(ratios)
+
+    best, worst = three[np.argmax(good(d0_per_cm2.low), axis=0)], three[np.argmin(good(d0_per_cm2.high), axis=0)]
+    return np.array([best, np.full_like(best, alpha.mid), worst])
 
 
 def carrier_usd(part: Part, x: Inputs[Values], kind: str) -> Values:

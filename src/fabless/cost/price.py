@@ -14,10 +14,9 @@ import numpy as np
 from fabless.core.errors import InputError
 from fabless.core.ranges import Range
 from fabless.cost.bill import Bill, Line
-from fabless.cost.die import harvested_yield_ratio
 from fabless.cost.inputs import CostInputs, cost_inputs
 from fabless.cost.nre import NOTE, nre_lines
-from fabless.cost.package import Part, packaged
+from fabless.cost.package import Part, alpha_ends, packaged
 from fabless.cost.rent import rental_row
 from fabless.cost.system import (
     HOURS_PER_YEAR,
@@ -165,23 +164,8 @@ def part_cost(name: str, part: Part, inputs: CostInputs) -> ChipCost:
 
 
 def corners_for(part: Part, inputs: CostInputs) -> Inputs[Values]:
-    """Return `inputs.corners()` with the clustering of defects at the ends that serve and hurt this die.
-
-    Clustered defects spare more dies, but where spare cores absorb single defects anyway they kill more; which end is the dear one
-    depends on the die.
-    """
-    alpha, d0 = inputs.ranges.alpha, inputs.ranges.d0_per_cm2
-    three = np.array([alpha.low, alpha.mid, alpha.high])
-
-    def good(d0_per_cm2: float) -> Corners:
-        return np.asarray(
-            harvested_yield_ratio(
-                part.die_area_mm2, part.core_area_mm2, n_cores=part.n_cores, n_spare=part.n_spare, d0_per_cm2=d0_per_cm2, alpha=three
-            )
-        )
-
-    ends = np.array([three[np.argmax(good(d0.low))], alpha.mid, three[np.argmin(good(d0.high))]])
-    return replace(inputs.corners(), alpha=ends)
+    """Return `inputs.corners()` with the clustering of defects at the ends that serve and hurt this die."""
+    return replace(inputs.corners(), alpha=alpha_ends(part, inputs.ranges.alpha, inputs.ranges.d0_per_cm2))
 
 
 def bought_chip(name: str) -> ChipCost | None:
