@@ -114,7 +114,7 @@ def search(cost, start, limits=None, iterations=120):
     def bounded(x):
         return cost(np.exp(np.minimum(x, upper))) + 10 * float(np.sum(np.maximum(0, x - upper)))
 
-    found = minimize(bounded, np.log(start), method="Nelder-Mead", options={"maxiter": iterations, "xatol": 1e-3, "fatol": 1e-5})
+    found = minimize(bounded, np.log(np.maximum(start, 1e-12)), method="Nelder-Mead", options={"maxiter": iterations, "xatol": 1e-3, "fatol": 1e-5})
     return np.exp(np.minimum(found.x, upper))
 
 
@@ -143,8 +143,10 @@ class Fit:
             "wide": K.GemmPath(0.0, 6e-7, 1.0, 2e-7, 0.0, 1.0), "fp8": K.GemmPath(9e-6, 5e-7, 0.95, 1e-6, 5.0, 0.0),
             "fp8_block": K.GemmPath(1e-6, 1e-6, 0.78, 2e-6, 3.0, 0.0), "nvfp4": K.GemmPath(2e-6, 3.3e-6, 0.95, 1.9e-6, 2.5625, 0.0),
         }  # fmt: skip
-        self.prefill = K.PrefillPath(9e-6, 0.7, 0.85, 1.5e-6, 2.0)
-        self.decode = K.DecodePath(6e-6, 6e-6, 1.5e-6, 4e-6, 1.1, 1.5)
+        self.kernels = {s: K.kernel_set(load_chip(CHIPS[s])) for s in CHIPS}
+        sets = sorted({self.kernels[s] for s in shorts})
+        self.prefill = dict.fromkeys(sets, K.PrefillPath(9e-6, 0.7, 0.85, 1.5e-6, 2.0))
+        self.decode = dict.fromkeys(sets, K.DecodePath(6e-6, 6e-6, 1.5e-6, 4e-6, 1.1, 1.5))
 
     def run(self, sweeps=3):
         for _ in range(sweeps):
@@ -182,14 +184,27 @@ class Fit:
                 self.paths[name] = K.GemmPath(*x, path.quantise_bytes, path.splits)
 
     def fit_attention(self):
-        def cost_of(tables, make):
-            return np.mean([loss(attention_errors(*k, v, self.calibrations[self.family[k[0]]], make)) for k, v in tables.items()])
+        def cost_of(tables, name, paths):
+            mine = [(k, v) for k, v in tables.items() if self.kernels[k[0]] == name]
+            return np.mean([loss(attention_errors(*k, v, self.calibrations[self.family[k[0]]], paths)) for k, v in mine])
 
-        for _ in range(2):
-            x = search(lambda y: cost_of(self.prefills, (K.PrefillPath(*y), self.decode)), astuple(self.prefill), [None, 1.0, 1.0, None, None], 300)
-            self.prefill = K.PrefillPath(*x)
-            x = search(lambda y: cost_of(self.decodes, (self.prefill, K.DecodePath(*y))), astuple(self.decode), [None] * 6, 300)
-            self.decode = K.DecodePath(*x)
+        for name, prefill in self.prefill.items():
+            decode = self.decode[name]
+            x = astuple(prefill)
+            y = astuple(decode)
+            for _ in range(2):
+                x = search(lambda v, n=name, d=decode: cost_of(self.prefills, n, (K.PrefillPath(*v), d)), x, [None, 1.0, 1.0, None, None], 300)
+                y = search(lambda v, n=name, p=prefill: cost_of(self.decodes, n, (p, K.DecodePath(*v))), y, [None] * 4 + [1.25, None], 300)
+            self.prefill[name] = K.PrefillPath(*x)
+            self.decode[name] = K.DecodePath(*y)
+
+    def attention_paths(self, short):
+        """Paths of a chip's kernel set; of a set that no chip of the fit runs, the median over sets."""
+        name = self.kernels[short]
+        if name in self.prefill:
+            return self.prefill[name], self.decode[name]
+        middle = [np.median([astuple(p) for p in group.values()], axis=0) for group in (self.prefill, self.decode)]
+        return K.PrefillPath(*middle[0]), K.DecodePath(*middle[1])
 
     def fit_links(self):
         for family, start in self.calibrations.items():
@@ -225,7 +240,7 @@ def errors_of(fit, short, tables, held_only=True):
     for name, group in (("prefill", prefills), ("decode", decodes)):
         for k, v in group.items():
             if k[0] == short:
-                out[name].append((k, attention_errors(*k, v[1::2] if held_only else v, c, (fit.prefill, fit.decode))))
+                out[name].append((k, attention_errors(*k, v[1::2] if held_only else v, c, fit.attention_paths(short))))
     for k, v in collectives.items():
         if k[0] == short:
             out["collective"].append((k, collective_errors(*k, v[1::2] if held_only else v, c)))
@@ -245,6 +260,7 @@ def report(fit, tables, title, detail=True):
                 pooled.setdefault(name, []).append(e)
                 if detail and name != "collective":
                     print(f"   {name:10s} {'/'.join(map(str, k)):45s} {summary([e])}  bias {np.mean(e):+.3f}")
+    pooled["attention"] = pooled["prefill"] + pooled["decode"]
     for name, parts in pooled.items():
         print(f"{title} {name:10s} {summary(parts)}")
 
@@ -284,7 +300,8 @@ def write(fit, left_out, target, held):
             kind = "derived" if c.family == "transfer" else "measured"
             out.append(row(f"{c.family}.{f.name}", getattr(c, f.name), unit(f.name), kind, note=note, family=c.family, parameter=f.name, **soft))
         out.append(row(f"{c.family}.error_ratio", band, "ratio", "derived", note=note, family=c.family, parameter="error_ratio"))
-    named = {f"gemm_{k}": v for k, v in fit.paths.items()} | {"attention_prefill": fit.prefill, "attention_decode": fit.decode}
+    named = {f"gemm_{k}": v for k, v in fit.paths.items()}
+    named |= {f"prefill_{k}": v for k, v in fit.prefill.items()} | {f"decode_{k}": v for k, v in fit.decode.items()}
     for name, path in named.items():
         for f in fields(path):
             kind = "derived" if f.name in {"quantise_bytes", "splits"} else "measured"
@@ -303,7 +320,7 @@ def main():
     fit = Fit(*tables).run()
     for c in fit.calibrations.values():
         print(c)
-    for name, path in [*fit.paths.items(), ("prefill", fit.prefill), ("decode", fit.decode)]:
+    for name, path in [*fit.paths.items(), *fit.prefill.items(), *fit.decode.items()]:
         print(name, path)
     report(fit, tables, "outside the fit:")
     if not (arguments.write or arguments.loo):

@@ -245,6 +245,7 @@ def _weights_stationary(t: _Tiling) -> Floats:
     size, row, start = _ragged(np.ceil(t.k / t.granule_k))
     t = t.rows(row)
     tk = np.minimum(size * t.granule_k, t.k)
-    tn = np.floor(_fit(t.room - 2 * tk * t.a, 2 * tk * t.b + PARTIAL_SUM_BYTES) / t.granule_n) * t.granule_n
+    fit = _fit(t.room - 2 * tk * t.a, 2 * tk * t.b + PARTIAL_SUM_BYTES)
+    tn = np.where(fit >= t.n, t.n, np.floor(fit / t.granule_n) * t.granule_n)
     total = t.move_b + _passes(t.n, np.minimum(tn, t.n), t.move_a) + _spill_bytes(t, tk)
     return np.asarray(np.minimum.reduceat(total, start))

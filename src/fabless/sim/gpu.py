@@ -16,6 +16,7 @@ from fabless.sim.kernels import (
     decodes,
     gemm_path,
     gemm_times,
+    kernel_set,
     path_name,
     prefill_path,
     prefill_times,
@@ -99,11 +100,12 @@ def _attentions(cols: Columns, chip: Chip, calibration: Calibration, rates: Core
         return np.zeros((4, n_ops))
     rate = np.array([core_macs_per_s(chip, calibration, f) for f in cols.attention_formats])
     usable = np.where(np.isnan(rate), 1.0, rate)
-    prompt, cache = prefill_times(a, usable, prefill_path(), rates), decode_times(a, usable, decode_path(), rates)
+    prefill, decode = prefill_path(kernel_set(chip)), decode_path(kernel_set(chip))
+    prompt, cache = prefill_times(a, usable, prefill, rates), decode_times(a, usable, decode, rates)
     values = np.where(
         decodes(a),
-        (cache.compute_s, cache.memory_s, cache.busy_s, np.full(len(a.keys), decode_path().extra_launch_s)),
-        (prompt.compute_s, prompt.memory_s, prompt.busy_s, np.full(len(a.keys), prefill_path().extra_launch_s)),
+        (cache.compute_s, cache.memory_s, cache.busy_s, np.full(len(a.keys), decode.extra_launch_s)),
+        (prompt.compute_s, prompt.memory_s, prompt.busy_s, np.full(len(a.keys), prefill.extra_launch_s)),
     ) + np.where(np.isnan(rate), np.inf, 0.0)
     return np.stack([np.bincount(cols.attention_owner, weights=row, minlength=n_ops) for row in values])
 

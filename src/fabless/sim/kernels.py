@@ -100,15 +100,27 @@ def gemm_path(name: str) -> GemmPath:
 
 
 @cache
-def prefill_path() -> PrefillPath:
-    """Return how prompts are attended."""
-    return _path(PrefillPath, "attention_prefill")
+def prefill_path(kernels: str) -> PrefillPath:
+    """Return how a kernel set attends over prompts."""
+    return _path(PrefillPath, f"prefill_{kernels}")
 
 
 @cache
-def decode_path() -> DecodePath:
-    """Return how caches are attended."""
-    return _path(DecodePath, "attention_decode")
+def decode_path(kernels: str) -> DecodePath:
+    """Return how a kernel set attends over caches."""
+    return _path(DecodePath, f"decode_{kernels}")
+
+
+def kernel_set(chip: Chip) -> str:
+    """Return the attention kernels that libraries ship for a chip, by the matrix instruction that its core's width tells.
+
+    mma (synchronous, to 1,024 bf16 multiply-accumulates a cycle: Ampere, Ada, RTX Blackwell), wgmma (2,048: Hopper), tcgen05 (4,096: B200).
+    Source: NVIDIA PTX ISA 8.7, sections 9.7.14 to 9.7.16.
+    """
+    assert isinstance(chip.core.matrix, TensorCore)
+    rates = dict(chip.core.matrix.macs_per_cycle)
+    width = rates.get("bf16", rates.get("fp16", 0.0)) * chip.core.n_matrix
+    return "tcgen05" if width >= 4096 else "wgmma" if width >= 2048 else "mma"
 
 
 def path_name(format: NumberFormat) -> str:
@@ -296,7 +308,7 @@ def predict_attention(
     one = np.ones_like(b)
     pairs = q * c + q * (q + 1) / 2
     a = Attentions(b, q, q + c, pairs, h, kv, d_head * one, d_head * one, 2.0 * d_head * one, cached.bytes_per_value * one, 2.0 * one)
-    return attention_call_s(chip, a, operand, calibration, prefill=prefill_path(), decode=decode_path())
+    return attention_call_s(chip, a, operand, calibration, prefill=prefill_path(kernel_set(chip)), decode=decode_path(kernel_set(chip)))
 
 
 def attention_call_s(
