@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from fabless.core.errors import UnitError
 
@@ -74,10 +74,17 @@ def quantity(value: str | float, unit: str, *, where: str) -> float:
         raise UnitError(f"{where}: cannot read {value!r} as a quantity ({error}); write a number or text such as '8 TB/s'") from None
     if not isinstance(read, pint.Quantity) or (read.unitless and unit != ""):
         raise UnitError(f"{where}: {value!r} has no unit; write a plain number for {unit}, or text such as '8 TB/s'")
+    if _data_power(read) != _data_power(registry.Quantity(1, unit)):
+        raise UnitError(f"{where}: {value!r} is in {read.units:~}, but {unit} is needed; give a value in {unit}")
     try:
         return float(read.to(unit).magnitude)
     except pint.DimensionalityError:
         raise UnitError(f"{where}: {value!r} has dimension {read.dimensionality}, but {unit} is needed; give a value in {unit}") from None
+
+
+def _data_power(read: pint.Quantity[Any]) -> float:
+    """Return the power of bits in a quantity: pint holds them to be dimensionless, so that '8 TB/s' would pass for hertz."""
+    return next((float(str(power)) for name, power in read.to_root_units().unit_items() if name == "bit"), 0.0)
 
 
 def si(value: float, unit: str, digits: int = 3) -> str:
