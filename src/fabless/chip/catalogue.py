@@ -208,36 +208,32 @@ def _words(name: str) -> tuple[str, ...]:
     return tuple(re.findall(r"[a-z0-9]+", plain))
 
 
+def _spellings(words: tuple[str, ...]) -> tuple[str, str, str]:
+    """Return a name as written, without vendor words, and with only the words that tell chips apart."""
+    essential = tuple(w for w in words if not _NOISE.match(w))
+    without_vendor = tuple(w for w in words if w in essential or w[0].isdigit() or w[-1].isdigit())
+    return "".join(words), "".join(without_vendor), "".join(essential)
+
+
 @cache
-def _by_words() -> tuple[dict[str, str], dict[str, str]]:
-    exact: dict[str, str] = {}
-    loose: dict[str, str] = {}
+def _by_spelling() -> tuple[dict[str, str], ...]:
+    """Return what each spelling means, strictest first; the first chip of the index wins a loose one."""
+    found: tuple[dict[str, str], ...] = ({}, {}, {})
     for id, names in _names().items():
         for name in (id, *names):
-            exact.setdefault("".join(_words(name)), id)
-    for id, names in _names().items():
-        for name in (id, *names):
-            loose.setdefault("".join(w for w in _words(name) if not _NOISE.match(w)), id)
-    return exact, loose
+            for spelling, known in zip(_spellings(_words(name)), found, strict=True):
+                known.setdefault(spelling, id)
+    return found
 
 
 @cache
 def _find(name: str) -> str | None:
     if _SEVERAL.search(name):
         return None
-    exact, loose = _by_words()
-    words = _words(name)
-    essential = tuple(w for w in words if not _NOISE.match(w))
-    without_vendor = tuple(w for w in words if w in essential or any(c.isdigit() for c in w))
-    for candidate, known in (
-        ("".join(words), exact),
-        ("".join(without_vendor), exact),
-        ("".join(essential), exact),
-        ("".join(essential), loose),
-    ):
-        if candidate and candidate in known:
-            return known[candidate]
-    return None
+    spellings, known = _spellings(_words(name)), _by_spelling()
+    strict = next((k[s] for s, k in zip(spellings, known, strict=True) if s and s in k), None)
+    # a name with too much said ("... 80GB HBM3") may still be an alias once its noise is gone
+    return strict or known[0].get(spellings[2]) or None
 
 
 @cache

@@ -17,7 +17,7 @@ REFERENCE = "7nm"
 
 #: Names that foundries use, and the process of the table each one is.
 ALIASES = {
-    "n28": "28nm", "n20": "20nm", "n16": "16nm", "14nm": "16nm", "n12": "12nm", "n10": "10nm", "n7": "7nm", "n6": "6nm", "n5": "5nm",
+    "n28": "28nm", "n22": "22nm", "n20": "20nm", "n16": "16nm", "14nm": "16nm", "n12": "12nm", "n10": "10nm", "n7": "7nm", "n6": "6nm", "n5": "5nm",
     "n4": "4nm", "4n": "4nm", "n3": "3nm", "n3e": "3nm", "n3p": "3nm", "n2": "2nm",
     "18a": "intel_18a", "intel_3": "intel_4", "sf8": "samsung_8nm", "sf5": "samsung_5nm", "sf4": "samsung_4nm", "sf2": "samsung_2nm",
 }  # fmt: skip
