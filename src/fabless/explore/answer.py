@@ -42,9 +42,10 @@ class Service:
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """Tell what the whole service takes on one chip: `how` is "build", "rent" or "buy"; `reason` says why it cannot serve, and is empty when it can.
+    """Tell what the whole service takes on one chip: `how` is "build", "rent", "buy", or "maker".
 
-    `tier` is the row of the price list behind the price. `usd_per_mtok` counts prompt and answer tokens; None where the price is unknown.
+    "maker" is what the chip costs a vendor that sells none to others: shown, but no alternative. `reason` says why a chip cannot serve, and is
+    empty when it can. `tier` is the row of the price list behind the price. `usd_per_mtok` counts prompt and answer tokens; None where the price is unknown.
     `power_w` is facility power at the traffic's peak, `average_w` what one chip draws on average.
     """
 

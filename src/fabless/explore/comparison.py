@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 #: Tensor parallelism that is tried on any chip besides the study's own plans: what a server or a small slice holds.
 _SERVER_PLANS = (1, 2, 4, 8, 16)
 _RENT_TIERS = ("on_demand", "reserved_1y", "reserved_3y")
+#: Vendors that rent their chips out or keep them; a published purchase price is then what the vendor itself pays its supplier.
+_SELL_NONE = frozenset({"Google", "AWS", "Microsoft", "Meta", "OpenAI"})
 _OWN_TIERS = ("own_neocloud", "own_hyperscaler")
 
 
@@ -227,7 +229,8 @@ def _options(study: Study, chip: Chip, fits: tuple[Fit, ...] | str) -> list[Opti
         options.append(_priced(chip, ("rent", rent_tier), services, fleet, bill))
     bought = bought_chip(chip.name)
     if bought is not None:
-        options.append(_priced(chip, ("buy", "purchase"), services, fleet, price(fleet, bought, inputs)))
+        how = "maker" if chip.vendor in _SELL_NONE else "buy"
+        options.append(_priced(chip, (how, "purchase"), services, fleet, price(fleet, bought, inputs)))
     elif own_tier:
         bill = rent_bill(chip.name, n_chips, fleet, inputs, tier=own_tier)
         options.append(_priced(chip, ("buy", own_tier), services, fleet, bill))

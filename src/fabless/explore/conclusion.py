@@ -44,7 +44,7 @@ def conclude(frontier: Frontier) -> Answer:
     error_ratio = max(mid / low - 1, 1 - mid / high)
     own = own_option(chip, fits, fleet, bill, error_ratio)
     comparison = compare(study)
-    rival = next((o for o in comparison if o.serves), None)
+    rival = next((o for o in comparison if o.serves and o.how != "maker"), None)
     swings = _tornado(Case(part_of(silicon, chip), fleet, inputs, speed_ratio=Range(low / mid, 1.0, high / mid)), realised.source)
     curve = None if rival is None or rival.bill is None else _break_even(bill, rival, fleet)
     return Answer(

@@ -163,9 +163,14 @@ def _submitted(
     waiting: dict[Future[bytes], int] = {executor.submit(evaluate_packed, study, *ranges[i]): i for i in missing}
     try:
         while waiting:
-            for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+            ended = wait(waiting, return_when=FIRST_COMPLETED).done
+            for future in sorted(ended, key=_failed):  # what succeeded is kept before what failed is raised
                 i = waiting.pop(future)
                 yield i, future.result()
     finally:
         for future in waiting:
             future.cancel()
+
+
+def _failed(future: Future[bytes]) -> bool:
+    return future.cancelled() or future.exception() is not None

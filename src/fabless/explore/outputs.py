@@ -41,7 +41,13 @@ def frontier_bytes(frontier: Frontier) -> bytes:
     import pyarrow.parquet as pq
 
     study = frontier.study
-    facts = {"fabless": fabless.__version__, "study": study.name, "digest": study.digest, "seed": str(study.seed), "best_row": str(frontier.best)}
+    facts = {
+        "fabless": fabless.__version__,
+        "study": study.name,
+        "digest": study.digest,
+        "seed": str(study.seed),
+        "best_row": str(frontier.best),
+    }
     file = BytesIO()
     pq.write_table(frontier.table().replace_schema_metadata(facts), file, compression="zstd")
     return file.getvalue()
