@@ -18,6 +18,7 @@ import numpy as np
 
 from fabless.fleet.experiment import software_named
 from fabless.validate.meaning import SkipError, case_of
+from fabless.validate import predict
 from fabless.validate.predict import Predictor
 from fabless.validate.rows import read_rows
 from fabless.validate.validation import kind_of
@@ -30,6 +31,7 @@ BOUNDS = {
     "sequence_overhead_s": (0.0, 3e-4),
     "request_overhead_s": (0.0, 1e-1),
     "host_layer_s": (0.0, 6e-4),
+    "launch_time_ratio": (0.0, 1.5),
     "dense_time_ratio": (0.7, 2.5),
     "expert_time_ratio": (0.7, 6.0),
     "exchange_time_ratio": (0.2, 3.0),
@@ -97,17 +99,19 @@ def fit(pairs, generation, names, trials):
 
 
 DEFAULT = (
-    "layer_overhead_s", "step_overhead_s", "dense_time_ratio", "expert_time_ratio", "exchange_time_ratio", "attention_time_ratio", "prefill_time_ratio",
+    "launch_time_ratio", "layer_overhead_s", "step_overhead_s", "dense_time_ratio", "expert_time_ratio", "exchange_time_ratio", "attention_time_ratio", "prefill_time_ratio",
     "sequence_overhead_s", "request_overhead_s",
 )  # fmt: skip
 
 #: Parameters that a generation's rows cannot tell, left at the transfer value or 1.
 FIXED = {
     "vllm_2023": ("expert_time_ratio", "dense_time_ratio"),
-    "neuron_2": ("expert_time_ratio",),
+    "neuron_2": ("expert_time_ratio", "launch_time_ratio"),
+    "tt_metal": ("launch_time_ratio",),
 }
 
 if __name__ == "__main__":
+    predict._MOST_REQUESTS, predict._MOST_OPEN = 300, 1500  # a coarser run serves a search
     table = load(Path(sys.argv[1]))
     trials = int(sys.argv[2])
     fitted = {}

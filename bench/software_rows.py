@@ -46,6 +46,7 @@ GENERATIONS: dict[str, dict[str, Row]] = {
         "max_sequences": e(1024, "sequences", 128, 4096),
         "mixes": e(1, "boolean", 0, 1),
         "reserves_output": e(0, "boolean", 0, 1),
+        "launch_time_ratio": e(0.5, "ratio", 0, 1),
         "expert_time_ratio": e(1.5, "ratio", 1, 4),
         "prefill_time_ratio": e(1.1, "ratio", 1, 2),
     },
@@ -71,6 +72,9 @@ GENERATIONS: dict[str, dict[str, Row]] = {
         "step_tokens": s(8192, "tokens", "inferencemax"),
         "max_sequences": s(1024, "sequences", "vllm"),
         "cache_bits": s(16, "bits", "vllm"),
+        "launch_time_ratio": e(0.3, "ratio", 0, 1),
+        "expert_time_ratio": e(1.2, "ratio", 0.7, 6),
+        "prefill_time_ratio": e(1.0, "ratio", 0.7, 6),
     },
     "vllm_default": {
         "step_overhead_s": e(1.0e-3, "s", 1e-4, 5e-3),
@@ -82,6 +86,7 @@ GENERATIONS: dict[str, dict[str, Row]] = {
         "step_tokens": s(8192, "tokens", "vllm"),
         "max_sequences": s(1024, "sequences", "vllm"),
         "cache_bits": s(16, "bits", "vllm"),
+        "launch_time_ratio": e(0.3, "ratio", 0, 1),
     },
     "sglang_2025": {
         "step_overhead_s": e(1.0e-3, "s", 1e-4, 5e-3),
@@ -91,6 +96,9 @@ GENERATIONS: dict[str, dict[str, Row]] = {
         "mixes": s(0, "boolean", "sglang"),
         "step_tokens": s(8192, "tokens", "sglang"),
         "cache_bits": s(16, "bits", "sglang"),
+        "launch_time_ratio": e(0.3, "ratio", 0, 1),
+        "expert_time_ratio": e(1.2, "ratio", 0.7, 6),
+        "prefill_time_ratio": e(1.0, "ratio", 0.7, 6),
     },
     "trtllm_1": {
         "step_overhead_s": e(1.0e-3, "s", 1e-4, 5e-3),
@@ -101,6 +109,9 @@ GENERATIONS: dict[str, dict[str, Row]] = {
         "max_sequences": s(2048, "sequences", "trtllm"),
         "reserves_output": s(1, "boolean", "trtllm"),
         "cache_bits": s(8, "bits", "trtllm"),
+        "launch_time_ratio": e(0.3, "ratio", 0, 1),
+        "expert_time_ratio": e(1.2, "ratio", 0.7, 6),
+        "prefill_time_ratio": e(1.0, "ratio", 0.7, 6),
     },
     "trtllm_mlperf": {
         "step_overhead_s": e(5e-4, "s", 1e-4, 5e-3),
@@ -109,6 +120,9 @@ GENERATIONS: dict[str, dict[str, Row]] = {
         "max_sequences": s(4096, "sequences", "trtllm"),
         "memory_ratio": s(0.95, "ratio", "trtllm"),
         "cache_bits": s(8, "bits", "trtllm"),
+        "launch_time_ratio": e(0.3, "ratio", 0, 1),
+        "expert_time_ratio": e(1.2, "ratio", 0.7, 6),
+        "prefill_time_ratio": e(1.0, "ratio", 0.7, 6),
     },
     "vllm_rocm": {
         "step_overhead_s": e(2e-3, "s", 1e-4, 1e-2),
@@ -117,6 +131,9 @@ GENERATIONS: dict[str, dict[str, Row]] = {
         "memory_ratio": s(0.95, "ratio", "vllm"),
         "cache_bits": s(8, "bits", "vllm"),
         "step_tokens": s(16384, "tokens", "vllm"),
+        "launch_time_ratio": e(0.3, "ratio", 0, 1),
+        "expert_time_ratio": e(1.2, "ratio", 0.7, 6),
+        "prefill_time_ratio": e(1.0, "ratio", 0.7, 6),
     },
     "vllm_tpu": {
         "step_overhead_s": e(0, "s", 1e-4, 1e-2),

@@ -25,6 +25,7 @@ class Software:
     `host_layer_s`: host time to launch one layer's kernels one by one; a step cannot be shorter (0 where graphs are captured).
     `sequence_overhead_s`: host time per running sequence and step (sampling, detokenisation).
     `request_overhead_s`: time of a request outside the engine until its first token (HTTP, tokenisation, first schedule).
+    `launch_time_ratio`: gap between two kernels over that of separate calls (captured graphs and programmatic launches hide most of it).
     `dense_time_ratio`: time of all products and elementwise work outside attention and experts over the modelled kernels (compilers that stream
     weights less well than the libraries that the chip's calibration stands for). `expert_time_ratio`: time of grouped expert products over that of the same products at a dense kernel's efficiency (imbalance, permutation,
     dequantisation, untuned kernels). `exchange_time_ratio`, `attention_time_ratio`: the same of collectives (overlap, other algorithms) and of
@@ -43,6 +44,7 @@ class Software:
     host_layer_s: float = 0.0
     sequence_overhead_s: float = 0.0
     request_overhead_s: float = 0.0
+    launch_time_ratio: float = 1.0
     dense_time_ratio: float = 1.0
     expert_time_ratio: float = 1.0
     exchange_time_ratio: float = 1.0
@@ -59,7 +61,7 @@ class Software:
 
 _PARAMETERS = {
     "step_overhead_s": float, "layer_overhead_s": float, "host_layer_s": float, "sequence_overhead_s": float, "request_overhead_s": float,
-    "dense_time_ratio": float, "expert_time_ratio": float, "exchange_time_ratio": float,
+    "launch_time_ratio": float, "dense_time_ratio": float, "expert_time_ratio": float, "exchange_time_ratio": float,
     "attention_time_ratio": float, "prefill_time_ratio": float, "memory_ratio": float, "step_tokens": int, "max_sequences": int, "mixes": bool, "reserves_output": bool,
     "prefills_together": bool,
 }  # fmt: skip

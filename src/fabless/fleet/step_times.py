@@ -57,12 +57,16 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """Hold seconds of steps by kind of op: routed experts, exchanges between chips, attention (recurrent scans included), all others."""
+    """Hold seconds of steps by kind of op: routed experts, exchanges between chips, attention (recurrent scans included), all others.
+
+    None of them includes launches, which are summed over all kinds.
+    """
 
     other: Floats
     experts: Floats
     exchanges: Floats
     attention: Floats
+    launches: Floats
 
 
 def _kind(op: Op) -> int:
@@ -127,15 +131,18 @@ class Surface:
             counts.append(of_step)
         if not index:
             zero = np.zeros(len(steps))
-            return Parts(zero, zero, zero, zero)
-        busy = op_times(columns(list(index)), [self.chip], [calibration_for(self.chip.family)]).busy_s[:, 0]
+            return Parts(zero, zero, zero, zero, zero)
+        times = op_times(columns(list(index)), [self.chip], [calibration_for(self.chip.family)])
+        launch = times.overhead_s[:, 0]
+        busy = times.busy_s[:, 0] - launch
         if not np.isfinite(busy).all():
             raise UnsupportedError(f"{self.chip.name} cannot multiply a format of {self.model.name} in this recipe")
         kinds = [_kind(op) for op in index]
-        seconds = np.zeros((4, len(steps)))
+        seconds = np.zeros((5, len(steps)))
         for j, of_step in enumerate(counts):
             for i, n in of_step.items():
                 seconds[kinds[i], j] += n * busy[i]
+                seconds[4, j] += n * launch[i]
         return Parts(*seconds)
 
 
@@ -208,7 +215,12 @@ class SteppedDeployment:
 
     def _rest(self, parts: Parts) -> Floats:
         host = self.deployment.software
-        return parts.other * host.dense_time_ratio + parts.experts * host.expert_time_ratio + parts.exchanges * host.exchange_time_ratio
+        return (
+            parts.other * host.dense_time_ratio
+            + parts.experts * host.expert_time_ratio
+            + parts.exchanges * host.exchange_time_ratio
+            + parts.launches * host.launch_time_ratio
+        )
 
     def _prefill_curves(self) -> tuple[Curve, Curve]:
         if self._curves is None:
