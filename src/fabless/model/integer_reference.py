@@ -156,7 +156,7 @@ class IntegerReference:
         """Return logits `[T, V]` per sequence of a batch; every cache grows by its sequence's T."""
         rows = [self._ids(tokens, cache) for tokens, cache in sequences]
         x = self.hidden(rows, [cache for _, cache in sequences])  # [R, D]
-        logits = self._project("embedding" if self.decoder.tied_embeddings else "head", x)  # [R, V]
+        (logits,) = self._project(x, "embedding" if self.decoder.tied_embeddings else "head")  # [R, V]
         return np.split(logits, np.cumsum([len(r) for r in rows])[:-1])
 
     def hidden(self, rows: Sequence[Integers], caches: Sequence[IntegerCache]) -> Floats:
@@ -188,18 +188,16 @@ class IntegerReference:
     def _norm(self, name: str, x: Floats) -> Floats:
         return norm_rows(x, self.vectors[name], self.decoder.norm_epsilon)
 
-    def _project(self, name: str, x: Floats) -> Floats:
-        """Quantise rows `[R, k]` and multiply: `[R, n]`, with the bias where there is one."""
-        w = self.matrices[name]
-        y = w.product(*quantise(x), compiled=self.compiled)
-        bias = self.vectors.get(f"{name}_bias")
-        return y if bias is None else add(y, bias)
+    def _project(self, x: Floats, *names: str) -> list[Floats]:
+        """Quantise rows `[R, k]` once and multiply by each named matrix: `[R, n]` each, with its bias where there is one."""
+        codes, scales = quantise(x)
+        products = [self.matrices[name].product(codes, scales, compiled=self.compiled) for name in names]
+        biases = [self.vectors.get(f"{name}_bias") for name in names]
+        return [y if bias is None else add(y, bias) for y, bias in zip(products, biases, strict=True)]
 
     def _attention(self, i: int, x: Floats, rows: Sequence[Integers], caches: Sequence[IntegerCache], starts: Sequence[int]) -> Floats:
         d, prefix = self.decoder, f"layers.{i}."
-        q = self._project(prefix + "q", x).reshape(-1, d.n_heads, d.d_head)  # [R, N, H]
-        k = self._project(prefix + "k", x).reshape(-1, d.n_kv_heads, d.d_head)  # [R, K, H]
-        v = self._project(prefix + "v", x).reshape(-1, d.n_kv_heads, d.d_head)  # [R, K, H]
+        q, k, v = (y.reshape(len(x), -1, d.d_head) for y in self._project(x, prefix + "q", prefix + "k", prefix + "v"))  # [R, N or K, H]
         if d.qk_norm:
             q, k = self._norm(prefix + "q_norm", q), self._norm(prefix + "k_norm", k)
         mixed, at = [], 0
@@ -210,30 +208,28 @@ class IntegerReference:
             cache.extend(i, *quantise(rotate_pairs(k[part], table)), v_codes.reshape(*v_codes.shape[:2], -1)[..., : d.d_head], v_scales[..., 0])
             mixed.append(self._attend(i, rotate_pairs(q[part], table), cache, visible(len(ids), start, d.windows[i])))
             at += len(ids)
-        return self._project(prefix + "o", np.concatenate(mixed).reshape(-1, d.n_heads * d.d_head))  # [R, D]
+        return self._project(np.concatenate(mixed).reshape(-1, d.n_heads * d.d_head), prefix + "o")[0]  # [R, D]
 
     def _attend(self, i: int, q: Floats, cache: IntegerCache, seen: npt.NDArray[np.bool_]) -> Floats:
-        """Return softmax(q.k)v of one sequence: `q [T, N, H]`, `seen [T, S]` -> `[T, N, H]`."""
-        d = self.decoder
-        n_groups, (n_new, n_keys), dot = d.n_heads // d.n_kv_heads, seen.shape, gemm_fast if self.compiled else gemm
-        q_codes, q_scales = quantise(mul(q, np.float32(np.float64(d.attention_scale) * math.log2(math.e))))  # [T, N, B, 32], [T, N, B]
-        out = np.empty(q.shape, np.float32)
-        masked = np.repeat(seen, n_groups, 0)  # [T * G, S]
-        for head in range(d.n_kv_heads):
-            group = slice(head * n_groups, (head + 1) * n_groups)
-            rows = (n_new * n_groups, -1)
-            keys, key_scales = cache.keys[i][:, head].swapaxes(0, 1), cache.key_scales[i][:, head].T  # [B, S, 32], [B, S]
-            scores = dot(keys, key_scales, q_codes[:, group].reshape(-1, *q_codes.shape[2:]), q_scales[:, group].reshape(rows))  # [T * G, S]
-            sinks = self.vectors.get(f"layers.{i}.sinks")
-            sink = None if sinks is None else np.tile(mul(sinks[group], LOG2E), n_new)  # [T * G]
-            p, divisor = _softmax(np.where(masked, scores, LOWEST), masked, sink)
-            w = np.where(masked, mul(p, cache.value_scales[i][:, head]), np.float32(0))
-            values = np.zeros((-(-n_keys // 32) * 32, d.d_head), np.int8)
-            values[:n_keys] = cache.values[i][:, head]
-            blocks = values.reshape(-1, 32, d.d_head).swapaxes(1, 2)  # [S / 32, H, 32]
-            o = dot(blocks, np.ones(blocks.shape[:2], np.float32), *quantise(w))  # [T * G, H]
-            out[:, group] = mul(o, rcp_array(divisor)[:, None]).reshape(n_new, n_groups, d.d_head)
-        return out
+        """Return softmax(q.k)v of one sequence: `q [T, N, H]`, `seen [T, S]` -> `[T, N, H]`. Rows are (KV head, query head of it, token)."""
+        d, dot = self.decoder, gemm_fast if self.compiled else gemm
+        (n_new, n_keys), n_kv = seen.shape, d.n_kv_heads
+        scaled = mul(q, np.float32(np.float64(d.attention_scale) * math.log2(math.e)))
+        codes, scales = quantise(scaled.swapaxes(0, 1).reshape(n_kv, -1, d.d_head))  # [K, G * T, B, 32], [K, G * T, B]
+        keys, key_scales = cache.keys[i].transpose(1, 2, 0, 3), cache.key_scales[i].transpose(1, 2, 0)  # [K, B, S, 32], [K, B, S]
+        scores = np.stack([dot(keys[h], key_scales[h], codes[h], scales[h]) for h in range(n_kv)])  # [K, G * T, S]
+        rows = np.tile(seen, (d.n_heads // n_kv, 1))  # [G * T, S]
+        sinks = self.vectors.get(f"layers.{i}.sinks")
+        sink = None if sinks is None else np.repeat(mul(sinks, LOG2E), n_new).reshape(n_kv, -1)  # [K, G * T]
+        p, divisor = _softmax(np.where(rows, scores, LOWEST), rows, sink)
+        w, w_scales = quantise(np.where(rows, mul(p, cache.value_scales[i].T[:, None, :]), np.float32(0)))  # [K, G * T, S / 32, 32]
+        values = np.zeros((n_kv, -(-n_keys // 32), d.d_head, 32), np.int8)
+        for block in range(values.shape[1]):
+            part = cache.values[i][block * 32 : block * 32 + 32]  # [up to 32, K, H]
+            values[:, block, :, : len(part)] = part.transpose(1, 2, 0)
+        ones = np.ones(values.shape[1:3], np.float32)
+        o = np.stack([dot(values[h], ones, w[h], w_scales[h]) for h in range(n_kv)])  # [K, G * T, H]
+        return mul(o, rcp_array(divisor)[..., None]).reshape(d.n_heads, n_new, d.d_head).swapaxes(0, 1)
 
     def _mlp(self, prefix: str, x: Floats) -> Floats:
         if self.decoder.routing is None:
@@ -245,8 +241,8 @@ class IntegerReference:
         return y
 
     def _gated(self, prefix: str, x: Floats) -> Floats:
-        g, u = self._project(prefix + "gate", x), self._project(prefix + "up", x)  # [R, F]
-        return self._project(prefix + "down", self._activate(g, u))  # [R, D]
+        g, u = self._project(x, prefix + "gate", prefix + "up")  # [R, F]
+        return self._project(self._activate(g, u), prefix + "down")[0]  # [R, D]
 
     def _activate(self, g: Floats, u: Floats) -> Floats:
         d = self.decoder
@@ -263,7 +259,7 @@ class IntegerReference:
         """Yield (order of choice, expert, its rows, their gates), in order of choice."""
         routing = self.decoder.routing
         assert routing is not None
-        logits = self._project(prefix + "router", x)  # [R, E]
+        (logits,) = self._project(x, prefix + "router")  # [R, E]
         chosen = np.argsort(-logits, -1, kind="stable")[:, : routing.n_routed]  # [R, n_routed]
         first = np.take_along_axis(logits, chosen[:, :1], -1)
         weights = exp2_array(mul(sub(logits, first), LOG2E))  # [R, E]
@@ -277,9 +273,9 @@ class IntegerReference:
 
 
 def _softmax(scores: Floats, seen: npt.NDArray[np.bool_], sink: Floats | None) -> tuple[Floats, Floats]:
-    """Return powers `[R, S]` of two of masked scores less their maximum, and their sum `[R]`; a sink takes part in both and mixes nothing."""
+    """Return powers of two `[..., S]` of masked scores less their maximum, and their sum `[...]`; a sink takes part in both and mixes nothing."""
     m = scores.max(-1)
     m = m if sink is None else np.maximum(m, sink)
-    p = np.where(seen, exp2_array(sub(scores, m[:, None])), np.float32(0))
+    p = np.where(seen, exp2_array(sub(scores, m[..., None])), np.float32(0))
     total = span_sum(p)
     return p, total if sink is None else add(total, exp2_array(sub(sink, m)))
