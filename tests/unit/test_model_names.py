@@ -56,5 +56,5 @@ def test_unknown_names_get_the_nearest():
 
 
 def test_a_missing_file_is_not_taken_for_a_name():
-    with pytest.raises(InputError, match="no model 'nowhere/llama-3.1-8b.gguf'"):
+    with pytest.raises(InputError, match=r"no model 'nowhere/llama-3\.1-8b\.gguf'"):
         load("nowhere/llama-3.1-8b.gguf")

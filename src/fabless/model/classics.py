@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fabless.core.errors import UnsupportedError
+from fabless.core.errors import InputError, UnsupportedError
 from fabless.model.families import model
 from fabless.model.layers import Dense, GroupedQuery
 from fabless.model.model import Layer
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 def _heads(c: Fields, d_model: int, **more: Any) -> GroupedQuery:
     n_heads = c.integer("num_attention_heads", "n_head", "n_heads")
+    if d_model % n_heads:
+        raise InputError(f"{c.where}: a width of {d_model} does not divide among {n_heads} attention heads")
     d_head = d_model // n_heads
     return GroupedQuery(n_heads, more.pop("n_kv_heads", n_heads), d_head, d_head, **more)
 

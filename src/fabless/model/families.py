@@ -143,9 +143,10 @@ def shared_experts(c: Fields, activation: str) -> Dense | None:
 
 def routed_layers(c: Fields, n_layers: int) -> list[bool]:
     """Return which layers route to experts, by whichever of the keys in use the config has."""
-    if c.has("moe_layer_freq") and isinstance(c.get("moe_layer_freq"), list):
-        return [bool(x) for x in c.items("moe_layer_freq", n_layers)[:n_layers]]
     first = c.integer("first_k_dense_replace", default=0, least=0)
+    if isinstance(c.get("moe_layer_freq"), list):
+        chosen = c.items("moe_layer_freq", n_layers) or [1] * n_layers
+        return [bool(x) and i >= first for i, x in enumerate(chosen[:n_layers])]
     step = c.integer("decoder_sparse_step", "moe_layer_freq", default=1)
     dense = set(c.items("mlp_only_layers"))
     offset = 1 if c.has("decoder_sparse_step") else 0

@@ -160,8 +160,10 @@ def nemotron_nas(name: str, c: Fields) -> Model:
         mix, ffn = _block(c, i, block, "attention"), _block(c, i, block, "ffn")
         mixers: tuple[GroupedQuery, ...] = ()
         if not mix.flag("no_op"):
-            d_head = d_model // n_heads
-            mixers = (GroupedQuery(n_heads, n_heads // mix.integer("n_heads_in_group"), d_head, d_head),)
+            group, d_head = mix.integer("n_heads_in_group"), d_model // n_heads
+            if n_heads % group or d_model % n_heads:
+                raise InputError(f"{mix.where}: width {d_model}, {n_heads} heads and {group} heads in a group do not divide")
+            mixers = (GroupedQuery(n_heads, n_heads // group, d_head, d_head),)
         mlp = None
         if not ffn.flag("no_op"):
             # width rule of the release's modeling_decilm.py: two thirds of the multiple, rounded up to 256
