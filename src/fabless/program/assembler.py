@@ -111,9 +111,7 @@ def assemble(text: str, *, tile: Tile | None = None) -> Program:
             raise InputError(f"line {number}: {error} in '{raw.strip()}'") from None
     if tile is None:
         raise InputError("no tile: start the text with '.tile rows=... ' or name a chip")
-    return Program.of(
-        items, tile, buffers=tuple(buffers), parameters=tuple(parameters), constants=constants, labels=labels, name=name
-    )
+    return Program.of(items, tile, buffers=tuple(buffers), parameters=tuple(parameters), constants=constants, labels=labels, name=name)
 
 
 def _buffer(name: str, given: dict[str, str]) -> Buffer:

@@ -102,7 +102,9 @@ class Tile:
 
         matrix = chip.core.matrix
         if not isinstance(matrix, Mxu):
-            raise UnsupportedError(f"chip '{chip.name}': programs run on dot-product rows (chip.core.matrix of kind Mxu), not {type(matrix).__name__}")
+            raise UnsupportedError(
+                f"chip '{chip.name}': programs run on dot-product rows (chip.core.matrix of kind Mxu), not {type(matrix).__name__}"
+            )
         if matrix.lanes != BLOCK:
             raise UnsupportedError(f"chip '{chip.name}': rows have {matrix.lanes} lanes; programs need {BLOCK}")
         capacity = int(chip.core.scratchpad.capacity_bytes)
@@ -116,7 +118,9 @@ class Tile:
         }
         for name, words in tile.items():
             if words < 64:
-                raise InfeasibleError(f"chip '{chip.name}': scratchpad of {capacity} bytes leaves {name} = {words}; give it at least 64 words")
+                raise InfeasibleError(
+                    f"chip '{chip.name}': scratchpad of {capacity} bytes leaves {name} = {words}; give it at least 64 words"
+                )
         return cls(
             rows=matrix.rows,
             vector_lanes=min(chip.core.vector_lanes, matrix.rows),
