@@ -72,6 +72,17 @@ def test_experts_are_a_batch_of_those_touched():
     assert op.weight_bytes == 32 * touched * 2 * 14336 * 4096 * 2
 
 
+@pytest.mark.parametrize("name", ["mixtral-8x7b", "minimax-m2.5", "nemotron-3-super-120b-a12b"])
+def test_only_the_last_product_of_experts_goes_back_to_the_tokens(name):  # MiniMax: both products are d_model wide; Nemotron: neither
+    gemms = ops(lower(load(name), BF16, Step.decode(4, 10))).values()
+    assert {g.name.rpartition(".")[2] for g in gemms if g.combine} == {"experts_down"}
+
+
+def test_experts_in_a_latent_are_as_wide_as_it():
+    gemms = ops(lower(load("nemotron-3-super-120b-a12b"), BF16, Step.decode(4, 10)))
+    assert (gemms["moe.latent_in"].n, gemms["moe.experts_up"].k, gemms["moe.experts_down"].n, gemms["moe.latent_out"].k) == (1024,) * 4
+
+
 def test_shared_experts_are_dense():
     gemms = ops(lower(load("deepseek-v3"), BF16, Step.decode(4, 10)))
     assert (gemms["latent_moe.shared_gate_up"].batch, gemms["latent_moe.shared_gate_up"].n) == (1, 2 * 2048)

@@ -48,7 +48,7 @@ def partition(graph: Graph, plan: Plan) -> Share:
             ops.extend(_exchanges(local, graph, plan))
         if isinstance(op, (Attention, Scan)) or (isinstance(op, Gemm) and op.shard is Shard.ROW):
             joins_experts = False
-        elif isinstance(op, Gemm) and op.shard is Shard.EXPERT and op.n == graph.d_model and plan.data == 1:
+        elif isinstance(op, Gemm) and op.combine and plan.data == 1:
             joins_experts = True
     if plan.pipeline > 1:
         ops.append(Collective("pipeline_send", plan.pipeline - 1, "send", _stream_bytes(graph, plan) / plan.tensor, 2))
@@ -99,7 +99,7 @@ def _local_gemm(op: Gemm, graph: Graph, plan: Plan) -> Gemm:
     if op.shard is Shard.EXPERT:
         inside = plan.tensor * plan.data // plan.expert
         batch = max(op.batch / plan.expert, min(1.0, op.batch))  # a chip that has work at all reads at least one expert
-        if op.n == graph.d_model:
+        if op.combine:
             return replace(op, batch=batch, k=_divide(op.k, inside))
         return replace(op, batch=batch, n=_divide(op.n, inside))
     m = op.m / plan.data
@@ -118,7 +118,7 @@ def _exchanges(op: Op, graph: Graph, plan: Plan) -> list[Op]:
     if op.shard is Shard.ROW and plan.tensor > 1:
         payload = op.batch * op.m * op.n * op.outputs.bytes_per_value
         return [Collective(f"{op.name}.all_reduce", op.count, "all_reduce", payload, plan.tensor)]
-    if op.shard is Shard.EXPERT and op.n == graph.d_model:
+    if op.combine:
         return _expert_exchanges(op, graph, plan)
     return []
 
@@ -130,7 +130,7 @@ def _expert_exchanges(op: Gemm, graph: Graph, plan: Plan) -> list[Op]:
     stream = _stream_bytes(graph, plan)
     if plan.data == 1:
         return [Collective(f"{op.name}.all_reduce", op.count, "all_reduce", stream, plan.tensor)]
-    values = graph.step.new_tokens / chips * max(1, op.n_routed) * graph.d_model
+    values = graph.step.new_tokens / chips * max(1, op.n_routed) * op.n
     dispatch = values * op.activations.bytes_per_value
     combine = values * op.outputs.bytes_per_value
     exchanges: list[Op] = [

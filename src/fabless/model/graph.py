@@ -32,8 +32,7 @@ class Gemm:
     """Multiply `[batch, m, k]` by `[batch, k, n]`; macs = batch * m * n * k.
 
     `batch` counts independent matrices (routed experts touched); `stored` says whether the second operand is a weight that lives in DRAM
-    (else both are activations). `combine` marks a ROW op whose partial sums are all-reduced; `moe` marks routed experts (tokens are dispatched
-    and combined all-to-all). `input_reuse` counts ops that share one input already charged (q, k, v read x once): only the first reads it.
+    (else both are activations). `combine` marks the last product of routed experts: its rows go back to their tokens (the first's came from them).
     """
 
     name: str
@@ -49,6 +48,7 @@ class Gemm:
     shard: Shard = Shard.REPLICATED
     n_experts: int = 0  # routed experts of the layer, when shard is EXPERT
     n_routed: int = 0  # experts that one token visits
+    combine: bool = False
 
     @property
     def macs(self) -> float:

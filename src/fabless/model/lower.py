@@ -136,10 +136,10 @@ def _experts(s: Site, label: str, count: int, m: Experts) -> list[Op]:
     width = m.d_latent or s.d_model
     r = s.recipe
 
-    def routed(name: str, n: int, k: int) -> Gemm:
+    def routed(name: str, n: int, k: int, *, combine: bool = False) -> Gemm:
         return Gemm(
             f"{label}{name}", count, visits / touched, n, k, touched, True, r.activations, r.expert_weights, r.residual,
-            Shard.EXPERT, m.n_experts, m.top_k,
+            Shard.EXPERT, m.n_experts, m.top_k, combine,
         )  # fmt: skip
 
     ops: list[Op] = [
@@ -147,7 +147,7 @@ def _experts(s: Site, label: str, count: int, m: Experts) -> list[Op]:
         s.vector(f"{label}route", count, s.tokens * m.n_experts, _ROUTER_OPS, function="router"),
         routed("experts_gate_up" if m.gated else "experts_up", m.in_width, width),
         _activation(s, f"{label}experts_activation", count, visits * m.d_ff, m),
-        routed("experts_down", width, m.d_ff),
+        routed("experts_down", width, m.d_ff, combine=True),
         s.vector(f"{label}experts_combine", count, visits * width, 2, function="residual", writes=1 / m.top_k),
     ]
     if m.d_latent:
