@@ -64,11 +64,16 @@ def harden(chip: Chip) -> Silicon:
         peak_w=peak_w,
         tdp_w=chip.tdp_w if chip.tdp_w is not None else max(idle_w, peak_w * fixed.tdp_ratio),
         energy=energy,
-        notes=(
-            "areas are from pre-layout cell areas times a global layout ratio, not from a layout",
-            "tdp_w is the published figure" if chip.tdp_w is not None else "tdp_w is estimated from peak power",
-        ),
+        notes=_notes(chip, die_mm2),
     )
+
+
+def _notes(chip: Chip, die_mm2: float) -> tuple[str, ...]:
+    area = "areas are from pre-layout cell areas times a global layout ratio, not from a layout"
+    tdp = "tdp_w is the published figure" if chip.tdp_w is not None else "tdp_w is estimated from peak power"
+    if die_mm2 <= _fixed().reticle_width_mm * _fixed().reticle_height_mm:
+        return area, tdp
+    return area, tdp, f"the derived die of {die_mm2:,.0f} mm2 is beyond the reticle that the real one was made with: the derivation is high"
 
 
 def average_power_w(silicon: Silicon, counters: Counters, seconds: float) -> Range:
