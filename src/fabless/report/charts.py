@@ -19,6 +19,8 @@ Spec = dict[str, Any]
 #: The front is drawn whole up to this many points; a longer one is thinned evenly along its cost order, its ends kept.
 _FRONT_POINTS = 400
 _HEIGHT = 340
+#: Chips in the comparison chart; the table below it has all.
+_COMPARED = 24
 #: Colour-blind-safe categories (Okabe and Ito, 2008), readable on white and on near-black.
 _PALETTE = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#D55E00", "#56B4E9", "#8c8c8c", "#b8a400"]
 
@@ -28,7 +30,7 @@ def specs(answer: Answer) -> dict[str, Spec]:
     charts: dict[str, Spec] = {
         "frontier": frontier(answer.frontier),
         "comparison": comparison(answer.own, answer.comparison),
-        "breakdown": breakdown(answer.breakdown),
+        **breakdown(answer.breakdown),
         "tornado": tornado(answer.tornado, answer.own.usd_per_mtok.mid if answer.own.usd_per_mtok else 0.0),
     }
     service = answer.own.services[0]
@@ -130,39 +132,45 @@ def frontier(found: Frontier) -> Spec:
 
 
 def comparison(own: Option, others: Sequence[Option]) -> Spec:
-    """Draw $/Mtok of the whole service on each chip that can serve it, with its low-to-high range, cheapest first; ours is marked."""
+    """Draw $/Mtok of the whole service on the cheapest chips that can serve it, with low-to-high ranges; ours is the star."""
     rows: list[dict[str, Any]] = []
     for option in (own, *others):
         if option.serves and option.usd_per_mtok:
             price = option.usd_per_mtok
-            rows.append({
-                "label": ("★ " if option is own else "") + f"{option.chip.name} ({option.how})", "how": option.how, "low": _round(price.low), "mid": _round(price.mid), "high": _round(price.high),
-                "chips": count(option.n_chips), "energy": _round(option.j_per_token.mid) if option.j_per_token else None,
-            })  # fmt: skip
+            rows.append(
+                {
+                    "label": f"★ this design ({option.how})" if option is own else f"{option.chip.name} ({option.how})",
+                    "how": option.how,
+                    "low": _round(price.low),
+                    "mid": _round(price.mid),
+                    "high": _round(price.high),
+                    "chips": count(option.n_chips),
+                    "energy": _round(option.j_per_token.mid) if option.j_per_token else None,
+                }
+            )
     rows.sort(key=lambda r: r["mid"])
-    order = [r["label"] for r in rows]
-    y = {"field": "label", "type": "nominal", "sort": order, "title": None, "axis": {"labelLimit": 260}}
+    rows = [r for i, r in enumerate(rows) if i < _COMPARED or r["how"] == "build"]
+    y = {"field": "label", "type": "nominal", "sort": [r["label"] for r in rows], "title": None, "axis": {"labelLimit": 280}}
+    scale = {"type": "log", "nice": False, "padding": 10}
     tooltip = [
-        {"field": "mid", "title": "$/Mtok", "format": "$.3~f"},
-        {"field": "low", "title": "low", "format": "$.3~f"},
-        {"field": "high", "title": "high", "format": "$.3~f"},
+        {"field": "mid", "title": "$/Mtok", "format": "$.3~g"},
+        {"field": "low", "title": "low", "format": "$.3~g"},
+        {"field": "high", "title": "high", "format": "$.3~g"},
         {"field": "chips", "title": "chips"},
         {"field": "energy", "title": "J/token", "format": ".3~g"},
     ]
-    bar = {
-        "mark": {"type": "bar", "height": {"band": 0.62}},
-        "encoding": {
-            "y": y,
-            "x": {"field": "mid", "type": "quantitative", "title": "$ per million tokens (bar: mid, line: low to high)"},
-            "color": _color("how", "", ["build", "rent", "buy"]),
-            "tooltip": tooltip,
-        },
-    }
+    title = "$ per million tokens (dot: mid, line: low to high)"
+    color = _color("how", "", list(dict.fromkeys(["build", *(r["how"] for r in rows)])))
+    x = {"field": "mid", "type": "quantitative", "title": title, "scale": scale, "axis": {"format": "$~g"}}
     rule = {
-        "mark": {"type": "rule", "strokeWidth": 2},
-        "encoding": {"y": y, "x": {"field": "low", "type": "quantitative"}, "x2": {"field": "high"}, "tooltip": tooltip},
+        "mark": {"type": "rule", "strokeWidth": 5, "opacity": 0.45},
+        "encoding": {"y": y, "x": x | {"field": "low"}, "x2": {"field": "high"}, "color": color, "tooltip": tooltip},
     }
-    return _base(data={"values": rows}, layer=[bar, rule]) | {"height": {"step": 24}}
+    dot = {
+        "mark": {"type": "point", "filled": True, "size": 90, "opacity": 1},
+        "encoding": {"y": y, "x": x, "color": color, "tooltip": tooltip},
+    }
+    return _base(data={"values": rows}, layer=[rule, dot]) | {"height": {"step": 24}}
 
 
 def break_even(curve: BreakEven) -> Spec:
@@ -215,35 +223,21 @@ def break_even(curve: BreakEven) -> Spec:
     return _base(data={"values": rows}, layer=[area, lines, rules, texts])
 
 
-def breakdown(shares: Sequence[Share]) -> Spec:
-    """Draw where time, energy and money go, each as parts of one whole."""
-    rows = [
-        {
-            "group": s.group,
-            "label": s.label,
-            "ratio": _round(s.ratio),
-            "text": percent(s.ratio, 1),
-            "value": f"{s.value:.3g} {s.unit}",
-            "order": i,
-        }
-        for i, s in enumerate(shares)
-    ]
-    groups = list(dict.fromkeys(s.group for s in shares))
-    charts = []
-    for group in groups:
-        members = [r for r in rows if r["group"] == group]
-        labels = [r["label"] for r in members]
-        charts.append({
-            "title": group, "width": "container", "data": {"values": members},
-            "mark": {"type": "bar"}, "height": {"step": 20},
-            "encoding": {
-                "y": {"field": "label", "type": "nominal", "sort": labels, "title": None, "axis": {"labelLimit": 240}},
-                "x": {"field": "ratio", "type": "quantitative", "title": None, "axis": {"format": "%"}},
-                "color": {"value": _PALETTE[groups.index(group) % len(_PALETTE)]},
-                "tooltip": [{"field": "label", "title": group}, {"field": "text", "title": "share"}, {"field": "value", "title": "value"}],
-            },
-        })  # fmt: skip
-    return {"$schema": "https://vega.github.io/schema/vega-lite/v5.json", "charts": charts}
+def breakdown(shares: Sequence[Share]) -> dict[str, Spec]:
+    """Draw where time, energy and money go, each as parts of one whole; one chart a group, by the id of its place."""
+    charts: dict[str, Spec] = {}
+    for index, group in enumerate(dict.fromkeys(s.group for s in shares)):
+        members = [s for s in shares if s.group == group]
+        rows = [
+            {"label": s.label, "ratio": _round(s.ratio), "text": percent(s.ratio, 1), "value": f"{s.value:.3g} {s.unit}"} for s in members
+        ]
+        y = {"field": "label", "type": "nominal", "sort": [s.label for s in members], "title": None, "axis": {"labelLimit": 180}}
+        x = {"field": "ratio", "type": "quantitative", "title": None, "axis": {"format": "%", "tickCount": 4}}
+        tooltip = [{"field": "label", "title": group}, {"field": "text", "title": "share"}, {"field": "value", "title": "value"}]
+        bar = {"mark": {"type": "bar"}, "encoding": {"y": y, "x": x, "color": {"value": _PALETTE[index]}, "tooltip": tooltip}}
+        text = {"mark": {"type": "text", "align": "left", "dx": 4}, "encoding": {"y": y, "x": x, "text": {"field": "text"}}}
+        charts[f"breakdown-{group}"] = _base(data={"values": rows}, layer=[bar, text]) | {"height": {"step": 22}}
+    return charts
 
 
 def tornado(swings: Sequence[Swing], usd_per_mtok: float) -> Spec:

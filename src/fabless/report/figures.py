@@ -30,10 +30,10 @@ def usd_range(value: Range) -> str:
 
 
 def count(value: float) -> str:
-    """Write a count: `8`, `12,340`, `1.3 M`."""
+    """Write a count: `8`, `12,340`, `1.3 M`, `1,290 T`."""
     for scale, suffix in ((1e12, " T"), (1e9, " B"), (1e6, " M")):
         if abs(value) >= scale:
-            return f"{value / scale:.3g}{suffix}"
+            return f"{float(f'{value / scale:.3g}'):,g}{suffix}"
     return f"{value:,.0f}"
 
 

@@ -43,4 +43,5 @@ if (button) button.addEventListener("click", () => {
 });
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { if (!document.documentElement.dataset.theme) draw(); });
 addEventListener("beforeprint", () => { for (const d of document.querySelectorAll("details")) d.open = true; });
-draw().then(() => { if (select) pick(Number(select.value)); });
+if (select) pick(Number(select.value));
+draw();

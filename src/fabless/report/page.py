@@ -18,6 +18,7 @@ from fabless.report.tables import chip_sheet, front_sheets, service_rows
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from fabless.core.ranges import Range
     from fabless.explore.answer import Answer, Option
 
 _BLOCK_KINDS = (
@@ -85,16 +86,25 @@ def _section(id: str, name: str, html: str) -> str:
 
 def _answer(a: Answer) -> str:
     own = a.own
+    first = own.services[0]
     cards = [
-        (usd_range(own.usd_per_mtok), "per million tokens, low to high") if own.usd_per_mtok else ("unknown", "per million tokens"),
-        (f"{count(own.n_chips)} chips", f"{si(own.power_w, 'W')} at the peak of the traffic"),
-        (f"{own.services[0].tokens_per_s_per_user:.3g} tok/s", f"for one user; first token in {seconds(own.services[0].ttft_s)}"),
-        (f"{own.j_per_token.mid:.3g} J", "per token, facility included") if own.j_per_token else ("unknown", "joules per token"),
-        (usd_range(a.nre_usd), "once, before the first chip (NRE)"),
-        (_band(a.error_ratio), "error band of the timing model"),
+        (*_split(own.usd_per_mtok), "per million tokens"),
+        (f"{count(own.n_chips)} chips", "", f"{si(own.power_w, 'W')} at the peak of the traffic"),
+        (f"{first.tokens_per_s_per_user:.3g} tok/s", "", f"for one user; first token in {seconds(first.ttft_s)}"),
+        (f"{own.j_per_token.mid:.3g} J" if own.j_per_token else "unknown", "", "per token, facility included"),
+        (*_split(a.nre_usd), "once, before the first chip (NRE)"),
+        (_band(a.error_ratio), "", "error band of the timing model"),
     ]
-    items = "".join(f'<li><span class="n">{escape(n)}</span><span class="of">{escape(of)}</span></li>' for n, of in cards)
+    items = "".join(
+        f'<li><span class="n">{escape(n)}</span><span class="of">{f"{escape(ends)} " if ends else ""}{escape(of)}</span></li>'
+        for n, ends, of in cards
+    )
     return f'<p class="verdict">{escape(a.headline)}</p><ul class="cards">{items}</ul>'
+
+
+def _split(value: Range | None) -> tuple[str, str]:
+    """Return a range's mid figure and, apart, its ends."""
+    return ("unknown", "") if value is None else (usd(value.mid), f"({usd(value.low)} to {usd(value.high)})")
 
 
 def _band(error_ratio: float | None) -> str:
@@ -190,7 +200,12 @@ def _where(a: Answer) -> str:
         f'<tr><th scope="row">{escape(x.label)}</th><td>{x.group}</td><td class="r">{usd_range(x.usd)}</td><td>{x.when}</td><td class="soft">{escape(", ".join(x.sources))}</td></tr>'
         for x in a.bill.lines
     )
-    charts_html = '<div class="chart" id="breakdown" role="img" aria-label="Shares of time, energy and money"></div>'
+    groups = list(dict.fromkeys(s.group for s in a.breakdown))
+    parts = "".join(
+        f'<div><h3>{g.capitalize()}</h3><div class="chart" id="breakdown-{g}" role="img" aria-label="Shares of {g}"></div></div>'
+        for g in groups
+    )
+    charts_html = f'<div class="three">{parts}</div>'
     roof = (
         '<h3>Roofline</h3><div class="chart" id="roofline" role="img" aria-label="Roofline with every op of a decode step and of a prefill"></div>'
         '<p class="caption">Each point is one op of the first model, all its layers together, on one chip; it cannot lie above the roof.</p>'
