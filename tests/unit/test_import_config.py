@@ -104,6 +104,9 @@ def test_files_that_are_no_config_are_refused(tmp_path):
         from_config(path)
     with pytest.raises(InputError, match=r"cannot read \(No such file or directory\)"):
         from_config(tmp_path / "nowhere")
+    path.unlink()
+    with pytest.raises(InputError, match=r"holds no config\.json; give a Hugging Face model directory, or the path of a \.gguf file"):
+        load(tmp_path)
 
 
 def test_windows_follow_types_pattern_or_family():

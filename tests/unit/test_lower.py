@@ -229,6 +229,16 @@ def test_shards_say_how_to_divide():
     }  # fmt: skip
 
 
+def test_a_parallel_block_is_two_products_and_one_all_reduce():
+    palm = ops(lower(load("palm-540b"), BF16, Step.decode(1, 1)))
+    assert {n: (g.n, g.k) for n, g in palm.items() if n != "head"} == {
+        "qkv_gate_up": (48 * 256 + 2 * 256 + 2 * 73728, 18432),
+        "o_down": (18432, 48 * 256 + 73728),
+    }
+    falcon = ops(lower(load("falcon-40b"), BF16, Step.decode(1, 1)))  # two norms: the inputs differ, the outputs still add up
+    assert set(falcon) == {"qkv", "up", "o_down", "head"}
+
+
 def test_norms_and_residuals_move_their_tensors():
     vectors = ops(lower(load("llama-3.1-8b"), BF16, Step.decode(3, 10)), Vector)
     assert (vectors["norm"].count, vectors["norm"].read_bytes, vectors["norm"].write_bytes) == (64, 3 * 4096 * 2, 3 * 4096 * 2)

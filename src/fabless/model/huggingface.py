@@ -27,7 +27,10 @@ def from_config(source: str | Path | Mapping[str, Any], name: str = "") -> Model
     """
     if isinstance(source, str | Path):
         path = Path(source)
-        path = path / "config.json" if path.is_dir() else path
+        if path.is_dir():
+            if not (path / "config.json").exists():
+                raise InputError(f"{path}: holds no config.json; give a Hugging Face model directory, or the path of a .gguf file")
+            path = path / "config.json"
         return _build(read_config(path), str(path), name or _name_of(path))
     return _build(source, "config", name or str(source.get("_name_or_path") or source.get("model_type") or "model"))
 

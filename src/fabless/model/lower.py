@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fabless.core.errors import InputError, UnsupportedError
 from fabless.model.graph import Gather, Gemm, Graph, Op, Shard
-from fabless.model.layers import Dense, Experts, GroupedQuery, LinearAttention, StateSpace
+from fabless.model.layers import Compressed, Dense, Experts, GroupedQuery, LinearAttention, StateSpace
 from fabless.model.lower_mixers import LAYER_NORM, RMS_NORM, SIGMOID, SOFTMAX, Site, mixer_ops
 
 if TYPE_CHECKING:
@@ -86,13 +87,15 @@ def _layer(s: Site, label: str, count: int, layer: Layer) -> list[Op]:
     if layer.n_norms:
         per_element = LAYER_NORM if layer.norm_bias else RMS_NORM
         ops.append(s.vector(f"{label}norm", count * layer.n_norms, wide, per_element, function="norm"))
+    inner: list[Op] = []
     for i, mixer in enumerate(layer.mixers):
-        ops += mixer_ops(s, label if i == 0 else f"{label}{_mixer_word(mixer)}.", count, mixer)
+        inner += mixer_ops(s, label if i == 0 else f"{label}{_mixer_word(mixer)}.", count, mixer)
     match layer.mlp:
         case Dense():
-            ops += _dense(s, label, count, layer.mlp)
+            inner += _dense(s, label, count, layer.mlp)
         case Experts():
-            ops += _experts(s, label, count, layer.mlp)
+            inner += _experts(s, label, count, layer.mlp)
+    ops += _joined(inner, label, one_input=layer.n_norms == 1) if layer.parallel else inner
     ops.append(s.vector(f"{label}residual", count * max(len(layer.mixers) + bool(layer.mlp), 1), wide, 1, function="residual", reads=2))
     if layer.streams:
         ops += _streams(s, label, count * n_sites, layer.streams)
@@ -104,6 +107,20 @@ def _layer(s: Site, label: str, count: int, layer: Layer) -> list[Op]:
             s.vector(f"{label}side_norm", count, wide, RMS_NORM + 1, function="norm", reads=2),
         ]
     return ops
+
+
+def _joined(ops: list[Op], label: str, *, one_input: bool) -> list[Op]:
+    """Join the products of a parallel block: outputs of attention and MLP add up, so they are one product (and one all-reduce) over both inputs.
+
+    Where both read one norm, their first products are one as well. Source: PaLM, arXiv 2204.02311, section 2, "Parallel Layers".
+    """
+    gemms = {op.name.removeprefix(label): op for op in ops if isinstance(op, Gemm)}
+    first, last = gemms["qkv"], gemms["down"]
+    up = next(gemms[name] for name in ("gate_up", "up") if name in gemms)
+    joined: dict[int, Op | None] = {id(last): replace(last, name=f"{label}o_down", k=gemms["o"].k + last.k), id(gemms["o"]): None}
+    if one_input:
+        joined |= {id(first): replace(first, name=f"{label}qkv_{up.name.removeprefix(label)}", n=first.n + up.n), id(up): None}
+    return [new for op in ops if (new := joined.get(id(op), op)) is not None]
 
 
 def _streams(s: Site, label: str, count: int, streams: int) -> list[Op]:
@@ -210,4 +227,6 @@ def _layer_word(layer: Layer) -> str:
 def _mixer_word(mixer: object) -> str:
     if isinstance(mixer, GroupedQuery):
         return "full" if mixer.window is None else "window"
+    if isinstance(mixer, Compressed):
+        return "indexed" if mixer.indexer else "pooled" if mixer.ratio else "window"
     return {LinearAttention: "linear", StateSpace: "ssm"}.get(type(mixer), "latent")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 class Layer:
     """Combine mixers (several run in parallel on the same input) and an MLP with `n_norms` norms of d_model.
 
-    `parallel`: mixer and MLP read the same norm and add to the same residual. `streams`: residual streams mixed by hyper-connections (0: one plain
+    `parallel`: mixer and MLP run side by side and add to the same residual. `streams`: residual streams mixed by hyper-connections (0: one plain
     stream; source: Zhu et al., arXiv 2409.19606). `d_side`: width of a per-layer token embedding that is gated and projected in (0: none).
     """
 
