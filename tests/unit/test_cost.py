@@ -143,6 +143,7 @@ def test_spare_cores_make_a_chip_cheaper_and_more_defects_dearer():
 def test_yield_by_hand():
     assert yield_ratio(100.0, 0.1, 1.0) == 1 / 1.1
     assert isclose(harvested_yield_ratio(100.0, 100.0, n_cores=0, n_spare=1, d0_per_cm2=0.5, alpha=2.0), 1.0, rel_tol=1e-9)
+    assert 0 <= harvested_yield_ratio(850.0, 400.0, n_cores=1, n_spare=1, d0_per_cm2=5.0, alpha=0.5) <= 1  # nothing overflows
     assert good_die_usd(1000.0, 100, 0.5) == 20.0
 
 

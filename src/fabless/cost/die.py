@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _SLACK = 1e-9  # pitches: a corner that touches the circle is inside, whatever the rounding
 _FINEST = 1e-7  # pitches: smaller boxes of grid positions are not divided further
+_LARGEST = 700.0  # exponents beyond it overflow, where all dies are bad anyway
 _NODES = 32  # quadrature nodes over the gamma distribution of defect density
 
 
@@ -162,21 +163,22 @@ def harvested_yield_ratio(
         if pick.any():
             nodes, weights = _gamma_nodes(float(shape))
             density = d0[pick][:, None] / 100.0 * nodes  # defects per mm2 at each node, d0 on average
-            uncore = np.exp(-(die - core * n)[pick][:, None] * density)
-            within = _at_most(spare[pick][:, None], n[pick][:, None], np.exp(-core[pick][:, None] * density))
-            result[pick] = (uncore * within) @ weights
+            all_good, odds = np.exp(-die[pick][:, None] * density), np.expm1(np.minimum(core[pick][:, None] * density, _LARGEST))
+            result[pick] = _at_most(spare[pick], n[pick], odds, all_good) @ weights
     return float(result) if result.ndim == 0 else result
 
 
-def _at_most(k: NDArray[np.float64], n: NDArray[np.float64], p_good: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return P(at most k of n are bad), the binomial's terms by recurrence from `p_good^n` (n log p stays above underflow for real dies)."""
-    odds = np.expm1(-np.log(p_good))  # bad / good
-    term = p_good**n
-    total = term.copy()
+def _at_most(k: NDArray[np.float64], n: NDArray[np.float64], odds: NDArray[np.float64], none: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return P(at most k of n are bad), `[design, node]`: the binomial's terms by recurrence from `none`, the probability that none is.
+
+    `odds` are those of one core being bad.
+    """
+    term, total = none, none.copy()
     for i in range(int(k.max())):
-        term = term * odds * np.maximum(n - i, 0.0) / (i + 1)
-        total = total + np.where(i < k, term, 0.0)
-    return np.minimum(total, 1.0)
+        more = np.where(i < k, np.maximum(n - i, 0.0) / (i + 1), 0.0)
+        term = term * odds * more[:, None]
+        total += term
+    return total
 
 
 @lru_cache(maxsize=1024)
