@@ -9,6 +9,7 @@ The inner step computes 16 (or 4) outputs at once as portable vector IR; on CPUs
 is the weight plus 128, corrected by 128 times the exact sum of the activation block.
 """
 
+# ruff: noqa: PLR0917  a kernel takes addresses one by one
 from __future__ import annotations
 
 from functools import cache
@@ -140,7 +141,7 @@ def make_accumulate(*, vnni: bool) -> Any:
     """Return `accumulate(w, sw, a, s, acc, n)`: add one block of k to n outputs (a multiple of 4), all by address but the scale s and n."""
     wide, narrow = make_step(16, vnni=vnni), make_step(4, vnni=vnni)
 
-    @njit(nogil=True, inline="never")
+    @njit(nogil=True)
     def accumulate(w: int, sw: int, a: int, s: float, bias: int, acc: int, n: int) -> None:
         o = 0
         while o + 16 <= n:

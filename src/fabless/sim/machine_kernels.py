@@ -1,6 +1,6 @@
 """The native loop of the fast machine (numba). One function an instruction; the readable meaning of each is in `sim.machine`."""
 
-# ruff: noqa: ANN001, ANN202, D103, PLR0914, PLR0915, PLR0917, PLR0912, PLR1702  numba kernels: types are inferred, each mirrors one of sim.machine
+# ruff: noqa: ANN001, ANN201, ANN202, PLR0912, PLR0915, PLR0917, SIM109, PLR1714  numba kernels: types are inferred, each mirrors one of sim.machine
 from __future__ import annotations
 
 import numpy as np
@@ -63,12 +63,12 @@ _L_T, _L_F, _L_N, _L_ROWS, _L_D, _L_DR, _L_AD, _L_ADR, _L_S = (
 )
 
 
-@njit(cache=True, inline="always")
+@njit(cache=True)
 def _wrap(value):
     return (value + _HALF_RANGE) % _RANGE - _HALF_RANGE
 
 
-@njit(cache=True, inline="always")
+@njit(cache=True)
 def _kept(x):
     """Flush: magnitudes below 2^-126 become +0; NaN passes."""
     return _ZERO if abs(x) < _TINY else x
@@ -305,7 +305,7 @@ def _gemm(row, x, memory, weights, scales, where, a, sa, c, ones, bias):
     return 0
 
 
-@njit(cache=True, inline="always")
+@njit(cache=True)
 def _quadratic(c0, c1, c2, row, d, bits):
     return c0[row] + ((c1[row] + (c2[row] * d >> bits)) * d >> bits)
 
@@ -398,7 +398,7 @@ def _best(t, n, argmax):
     for e in range(1, n):
         if best != best:  # noqa: PLR0124  the first NaN is greatest and stays
             break
-        if t[e] > best or t[e] != t[e]:  # noqa: PLR0124  NaN
+        if t[e] > best or t[e] != t[e]:
             best, index = t[e], e
     return np.float32(index) if argmax else best
 
