@@ -122,3 +122,15 @@ def test_looking_up_a_chip_imports_nothing_heavy():
     code = "import sys; from fabless.chip.catalogue import load_chip; load_chip('h100'); print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"pydantic", "numpy", "pint", "scipy", "pyarrow"} & set(loaded)
+
+
+def test_cells_are_written_for_people():
+    cells = {cell.id: cell.text for cell in chip_facts("h100")}
+    assert cells["clock_hz"] == "1.83 GHz"
+    assert cells["dram_bytes_per_s"] == "3.35 TB/s"
+    assert cells["scratchpad_bytes"] == "256 KiB"
+    assert cells["peak_bf16_flop_per_s"] == "989.4 TFLOP/s"
+    assert cells["year"] == "2022"
+    assert cells["process"] == "4nm"
+    assert {cell.id: cell.text for cell in chip_facts("jalapeno")}["tdp_w"] == "unknown"
+    assert "clock_hz = 1.8 GHz (between 1.2 GHz and 2.4 GHz): not disclosed" in " ".join(load_chip("jalapeno").assumptions)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from fabless.chip.chip import Chip, Core, Dram, Link, MatrixUnit, Mesh, Sram, TensorCore
 from fabless.core.errors import InputError, SourceError, UnsupportedError, nearest
 from fabless.core.sources import Source, table
+from fabless.core.units import binary, si
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -75,6 +76,13 @@ class Cell:
     def grade(self) -> str:
         """Return what the source is worth, in words."""
         return "unknown" if self.value is None else GRADES[self.kind]
+
+    @property
+    def text(self) -> str:
+        """Return the value with its unit, for people."""
+        if self.value is None:
+            return "unknown"
+        return self.value if isinstance(self.value, str) else _written(self.value, self.unit)
 
 
 @dataclass(frozen=True, slots=True)
@@ -326,10 +334,13 @@ def _link(s: Sheet) -> Link:
 
 
 def _sentence(cell: Cell) -> str:
-    value = f"{cell.value:,.6g} {cell.unit}".rstrip() if isinstance(cell.value, float) else str(cell.value)
-    between = (
-        f" (between {cell.low:,.6g} and {cell.high:,.6g})"
-        if cell.low is not None and cell.high is not None and cell.low < cell.high
-        else ""
-    )
-    return f"{cell.id} = {value}{between}: {cell.note}"
+    between = ""
+    if cell.low is not None and cell.high is not None and cell.low < cell.high:
+        between = f" (between {_written(cell.low, cell.unit)} and {_written(cell.high, cell.unit)})"
+    return f"{cell.id} = {cell.text}{between}: {cell.note}"
+
+
+def _written(value: float, unit: str) -> str:
+    if unit == "B" and 0 < value < 2**33 and value % 1024 == 0:
+        return binary(value, digits=4)
+    return si(value, unit, digits=4) if unit else f"{value:.6g}"

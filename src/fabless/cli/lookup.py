@@ -143,8 +143,8 @@ def _show_chip(name: str, *, json: bool) -> None:
     if facts:
         say()
         say_table(
-            ("published", "value", "kind", "source"),
-            [(f.id.split(".", 1)[-1], "unknown" if f.value is None else f"{f.value:g} {f.unit}", f.kind, f.source.title) for f in facts],
+            ("cell", "value", "grade", "source"),
+            [(f.id, f.text, f.grade, f.source.title) for f in facts],
             right=(1,),
         )
     for assumption in chip.assumptions:
