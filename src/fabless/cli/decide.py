@@ -186,7 +186,8 @@ def _say_answer(result: Answer) -> None:
     say()
     _say_comparison(result)
     for binding in result.binding:
-        say(f"binds: {binding.description}")
+        if binding.gain_ratio > 0:
+            say(f"binds: {binding.description}")
 
 
 def _option_json(o: Option) -> dict[str, object]:

@@ -60,13 +60,13 @@ def _dask(address: str) -> Iterator[Executor]:
     except ImportError:
         raise FablessError("--dask needs the cluster library; install it with: pip install 'fabless[dask]'") from None
     try:
-        client = Client(address, timeout=10)
+        client = Client(address, timeout=10)  # type: ignore[no-untyped-call]
     except (OSError, ValueError) as error:
         raise InputError(
             f"--dask {address}: no scheduler answers there ({error}); start one with 'dask scheduler' and give its tcp:// address"
         ) from None
     with client:
-        executor: Executor = client.get_executor()
+        executor: Executor = client.get_executor()  # type: ignore[no-untyped-call]
         yield executor
 
 

@@ -64,7 +64,7 @@ def _color(field: str, title: str, order: Sequence[str]) -> Spec:
         "title": title,
         "sort": list(order),
         "scale": {"domain": list(order), "range": _PALETTE[: len(order)]},
-        "legend": {"orient": "bottom", "columns": 4},
+        "legend": {"orient": "bottom", "columns": 4, "labelLimit": 400},
     }
 
 
@@ -181,8 +181,14 @@ def break_even(curve: BreakEven) -> Spec:
             curve.volumes_tokens_per_year, curve.build_low, curve.build_mid, curve.build_high, curve.rival_usd_per_mtok, strict=True
         )
     ]
-    x = {"field": "volume", "type": "quantitative", "title": "tokens a year", "scale": {"type": "log"}, "axis": {"format": "~s"}}
-    log = {"type": "log"}
+    log = {"type": "log", "nice": False, "padding": 6}
+    x = {
+        "field": "volume",
+        "type": "quantitative",
+        "title": "trillion tokens a year",
+        "scale": log,
+        "axis": {"labelExpr": "format(datum.value / 1e12, ',~r')"},
+    }
     tooltip = [
         {"field": "volume", "title": "tokens/year", "format": ".3~s"},
         {"field": "mid", "title": "build, $/Mtok", "format": "$.3~f"},
@@ -231,8 +237,9 @@ def breakdown(shares: Sequence[Share]) -> dict[str, Spec]:
         rows = [
             {"label": s.label, "ratio": _round(s.ratio), "text": percent(s.ratio, 1), "value": f"{s.value:.3g} {s.unit}"} for s in members
         ]
-        y = {"field": "label", "type": "nominal", "sort": [s.label for s in members], "title": None, "axis": {"labelLimit": 180}}
-        x = {"field": "ratio", "type": "quantitative", "title": None, "axis": {"format": "%", "tickCount": 4}}
+        y = {"field": "label", "type": "nominal", "sort": [s.label for s in members], "title": None, "axis": {"labelLimit": 240}}
+        room = {"domain": [0, max(r["ratio"] for r in rows) * 1.2]}  # for the figures behind the bars
+        x = {"field": "ratio", "type": "quantitative", "title": None, "scale": room, "axis": {"format": "%", "tickCount": 4}}
         tooltip = [{"field": "label", "title": group}, {"field": "text", "title": "share"}, {"field": "value", "title": "value"}]
         bar = {"mark": {"type": "bar"}, "encoding": {"y": y, "x": x, "color": {"value": _PALETTE[index]}, "tooltip": tooltip}}
         text = {"mark": {"type": "text", "align": "left", "dx": 4}, "encoding": {"y": y, "x": x, "text": {"field": "text"}}}
@@ -309,14 +316,14 @@ def roofline(chip: Chip, traces: Mapping[str, Trace]) -> Spec:
         "field": "intensity",
         "type": "quantitative",
         "title": "operations per byte from memory",
-        "scale": {"type": "log"},
+        "scale": {"type": "log", "nice": False},
         "axis": {"format": "~s"},
     }
     up = {
         "field": "rate",
         "type": "quantitative",
         "title": "tera-operations per second, one chip",
-        "scale": {"type": "log"},
+        "scale": {"type": "log", "nice": False, "padding": 14},
         "axis": {"format": "~g"},
     }
     line = {

@@ -225,14 +225,14 @@ def _sure(a: Answer) -> str:
 
 
 def _why(a: Answer) -> str:
-    binding = "".join(f"<li>{escape(b.description)}</li>" for b in a.binding)
-    lost = "".join(
-        f"<tr><th scope='row'>{escape(r.label)}</th><td>{escape('; '.join(f'{axis}: {theirs} instead of {best}' for axis, best, theirs in r.differs))}</td><td>{escape(r.reason)}</td></tr>"
-        for r in a.runners_up
-    )
+    binding = "".join(f"<li>{escape(b.description)}</li>" for b in a.binding if b.gain_ratio > 0)
+    loose = ", ".join(escape(b.limit_text) for b in a.binding if b.gain_ratio <= 0)
+    lost = "".join(f"<tr><th scope='row'>{escape(r.label)}</th><td>{escape(r.reason)}</td></tr>" for r in a.runners_up)
     return (
-        f'<h3>Which limit binds</h3><ul class="plain">{binding or "<li>None: lifting any single limit changes nothing.</li>"}</ul><h3>Runners-up</h3>'
-        f'<div class="scroll"><table><thead><tr><th scope="col">chip</th><th scope="col">how it differs</th><th scope="col">why it lost</th></tr></thead><tbody>{lost}</tbody></table></div>'
+        f'<h3>Which limit binds</h3><ul class="plain">{binding or "<li>None: lifting any single limit finds nothing better.</li>"}</ul>'
+        + (f'<p class="soft">Not binding: {loose}.</p>' if loose else "")
+        + '<h3>Runners-up</h3><p class="soft">The next best chips, then the best chip with each single choice made otherwise.</p>'
+        + f'<div class="scroll"><table><thead><tr><th scope="col">instead of the answer</th><th scope="col">why it lost</th></tr></thead><tbody>{lost}</tbody></table></div>'
     )
 
 
