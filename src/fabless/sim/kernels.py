@@ -130,7 +130,7 @@ def path_name(format: NumberFormat) -> str:
 
 
 class CoreRates(NamedTuple):
-    """What one chip gives its kernels: cores, bytes/s, a core's scratchpad, launch seconds, exponentials/s of a core, L2 bytes."""
+    """What one chip gives its kernels: cores, bytes/s, a core's scratchpad, launch seconds, exponentials/s of a core, L2 bytes, peak bytes/s."""
 
     n_cores: int
     bandwidth_bytes_per_s: float
@@ -138,6 +138,7 @@ class CoreRates(NamedTuple):
     launch_s: float
     exponentials_per_s: float
     cache_bytes: float
+    peak_bytes_per_s: float
 
     @classmethod
     def of(cls, chip: Chip, calibration: Calibration) -> CoreRates:
@@ -150,6 +151,7 @@ class CoreRates(NamedTuple):
             launch,
             max(1.0, chip.core.vector_lanes * EXPONENTIALS_PER_LANE) * chip.clock_hz,
             chip.shared.capacity_bytes if chip.shared else 0.0,
+            chip.dram.bandwidth_bytes_per_s,
         )
 
 
@@ -242,7 +244,7 @@ def decode_times(a: Attentions, macs_per_s: Floats | float, path: DecodePath, ra
     """
     token_bytes = a.d_store * a.cache_bytes
     total = a.sequences * a.n_kv_heads * a.keys * token_bytes
-    bandwidth = rates.bandwidth_bytes_per_s * path.memory_ratio
+    bandwidth = min(rates.bandwidth_bytes_per_s * path.memory_ratio, rates.peak_bytes_per_s)
     memory = total / bandwidth
     if resident:
         memory = np.where(total < 0.8 * rates.cache_bytes, memory / path.cache_gain, memory)
