@@ -238,7 +238,7 @@ def breakdown(shares: Sequence[Share]) -> dict[str, Spec]:
             {"label": s.label, "ratio": _round(s.ratio), "text": percent(s.ratio, 1), "value": f"{s.value:.3g} {s.unit}"} for s in members
         ]
         y = {"field": "label", "type": "nominal", "sort": [s.label for s in members], "title": None, "axis": {"labelLimit": 240}}
-        room = {"domain": [0, max(r["ratio"] for r in rows) * 1.2]}  # for the figures behind the bars
+        room = {"domain": [0, max(s.ratio for s in members) * 1.2]}  # for the figures behind the bars
         x = {"field": "ratio", "type": "quantitative", "title": None, "scale": room, "axis": {"format": "%", "tickCount": 4}}
         tooltip = [{"field": "label", "title": group}, {"field": "text", "title": "share"}, {"field": "value", "title": "value"}]
         bar = {"mark": {"type": "bar"}, "encoding": {"y": y, "x": x, "color": {"value": _PALETTE[index]}, "tooltip": tooltip}}
