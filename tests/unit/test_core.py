@@ -155,3 +155,13 @@ def test_import_is_light():
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     for heavy in ("numpy", "numba", "scipy", "pydantic", "pint", "pyarrow", "altair", "torch", "gguf", "rich"):
         assert f"'{heavy}'" not in loaded
+
+
+def test_the_public_face_is_what_it_says():
+    import fabless
+
+    assert sorted(fabless._HOME) == sorted(fabless.__all__) == fabless.__dir__()
+    for name in fabless.__all__:
+        assert getattr(fabless, name).__name__.lower() in (name.lower(), "load")
+    with pytest.raises(AttributeError, match="no attribute 'tape_out'"):
+        _ = fabless.tape_out
