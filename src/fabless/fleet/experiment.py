@@ -26,10 +26,12 @@ class Software:
     `sequence_overhead_s`: host time per running sequence and step (sampling, detokenisation).
     `request_overhead_s`: time of a request outside the engine until its first token (HTTP, tokenisation, first schedule).
     `launch_time_ratio`: gap between two kernels over that of separate calls (captured graphs and programmatic launches hide most of it).
-    `dense_time_ratio`: time of all products and elementwise work outside attention and experts over the modelled kernels (compilers that stream
-    weights less well than the libraries that the chip's calibration stands for). `expert_time_ratio`: time of grouped expert products over that of the same products at a dense kernel's efficiency (imbalance, permutation,
-    dequantisation, untuned kernels). `exchange_time_ratio`, `attention_time_ratio`: the same of collectives (overlap, other algorithms) and of
-    attention (static buckets, replicated heads). `prefill_time_ratio`: time of prompt steps over their modelled kernels (untuned kernels, eager launches).
+    `dense_time_ratio`: time of all products and elementwise work outside attention and experts over the modelled kernels (compilers that
+    stream weights less well than the libraries that the chip's calibration stands for). `expert_time_ratio`: the same of routed experts that
+    stream their weights (tokens crowd on fewer experts than a uniform router would touch). `expert_product_ratio`: least time of grouped
+    expert products over the chip's peak rate (imbalance, permutation, untuned kernels); `dequantised_product_ratio`: the same where the chip
+    must widen the weights first. `exchange_time_ratio`: collectives (overlap, other algorithms). `attention_time_ratio`: attention (static
+    buckets, replicated heads). `prefill_time_ratio`: prompt steps on top of these (eager launches, block scales).
     `memory_ratio`: share of a chip's memory that weights, caches and activations may fill.
     `step_tokens`: most tokens that one step takes in. `max_sequences`: most sequences that run together.
     `mixes`: prefill chunks and decodes share a step; else prefills run alone and decodes wait.
@@ -47,6 +49,8 @@ class Software:
     launch_time_ratio: float = 1.0
     dense_time_ratio: float = 1.0
     expert_time_ratio: float = 1.0
+    expert_product_ratio: float = 1.0
+    dequantised_product_ratio: float = 1.0
     exchange_time_ratio: float = 1.0
     attention_time_ratio: float = 1.0
     prefill_time_ratio: float = 1.0
@@ -61,10 +65,16 @@ class Software:
 
 _PARAMETERS = {
     "step_overhead_s": float, "layer_overhead_s": float, "host_layer_s": float, "sequence_overhead_s": float, "request_overhead_s": float,
-    "launch_time_ratio": float, "dense_time_ratio": float, "expert_time_ratio": float, "exchange_time_ratio": float,
+    "launch_time_ratio": float, "dense_time_ratio": float, "expert_time_ratio": float, "expert_product_ratio": float, "dequantised_product_ratio": float,
+    "exchange_time_ratio": float,
     "attention_time_ratio": float, "prefill_time_ratio": float, "memory_ratio": float, "step_tokens": int, "max_sequences": int, "mixes": bool, "reserves_output": bool,
     "prefills_together": bool,
 }  # fmt: skip
+
+
+def software_parameters() -> tuple[str, ...]:
+    """Return the parameters that are fitted on measurements: overheads and ratios of time, not limits."""
+    return tuple(name for name in _PARAMETERS if name.endswith(("overhead_s", "_layer_s", "time_ratio", "product_ratio")))
 
 
 @cache

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fabless.chip.chip import matrix_rates, runs_as
 from fabless.core.errors import InfeasibleError, UnsupportedError
 from fabless.core.sources import table
 from fabless.core.units import binary
@@ -16,8 +17,9 @@ from fabless.mapping.parallel import partition
 from fabless.model.graph import Attention, Collective, Gemm, Scan, Shard
 from fabless.model.lower import lower
 from fabless.model.step import Sequences, Step
+from fabless.number.formats import element_of
 from fabless.sim.calibration import calibration_for
-from fabless.sim.columns import columns, one_repeat
+from fabless.sim.columns import columns, one_repeat, operand_format
 from fabless.sim.many import op_times
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from fabless.model.graph import Graph, Op
     from fabless.model.model import Model
     from fabless.model.step import Recipe, Speculation
+    from fabless.number.formats import NumberFormat
 
     Floats = NDArray[np.float64]
 
@@ -59,7 +62,7 @@ class Curve:
 class Parts:
     """Hold seconds of steps by kind of op: routed experts, exchanges between chips, attention (recurrent scans included), all others.
 
-    None of them includes launches, which are summed over all kinds.
+    None of them includes launches, which are summed over all kinds. `products` are the routed experts' multiply-accumulates at peak rate.
     """
 
     other: Floats
@@ -67,6 +70,7 @@ class Parts:
     exchanges: Floats
     attention: Floats
     launches: Floats
+    products: Floats
 
 
 def _kind(op: Op) -> int:
@@ -131,19 +135,27 @@ class Surface:
             counts.append(of_step)
         if not index:
             zero = np.zeros(len(steps))
-            return Parts(zero, zero, zero, zero, zero)
+            return Parts(zero, zero, zero, zero, zero, zero)
         times = op_times(columns(list(index)), [self.chip], [calibration_for(self.chip.family)])
         launch = times.overhead_s[:, 0]
         busy = times.busy_s[:, 0] - launch
         if not np.isfinite(busy).all():
             raise UnsupportedError(f"{self.chip.name} cannot multiply a format of {self.model.name} in this recipe")
         kinds = [_kind(op) for op in index]
-        seconds = np.zeros((5, len(steps)))
+        rates = [self._product_s(op) if _kind(op) == 1 else 0.0 for op in index]
+        seconds = np.zeros((6, len(steps)))
         for j, of_step in enumerate(counts):
             for i, n in of_step.items():
                 seconds[kinds[i], j] += n * busy[i]
                 seconds[4, j] += n * launch[i]
+                seconds[5, j] += n * rates[i]
         return Parts(*seconds)
+
+    def _product_s(self, op: Op) -> float:
+        """Return the seconds of one repeat of a product at the chip's peak rate for its operands."""
+        if not isinstance(op, Gemm):
+            return 0.0
+        return op.macs / op.count / self.chip.peak_macs_per_s(operand_format(op.activations, op.weights))
 
 
 class SteppedDeployment:
@@ -152,6 +164,7 @@ class SteppedDeployment:
     def __init__(self, deployment: Deployment, surface: Surface) -> None:
         self.deployment, self.surface = deployment, surface
         self._curves: tuple[Curve, Curve] | None = None
+        self._native_experts = multiplies(deployment.chip, deployment.recipe.expert_weights)
         host, layers = deployment.software, deployment.model.n_layers
         self._fixed_s = host.step_overhead_s + host.layer_overhead_s * layers
         self._floor_s = host.step_overhead_s + host.host_layer_s * layers * host_ratio(deployment.chip.family)
@@ -215,9 +228,10 @@ class SteppedDeployment:
 
     def _rest(self, parts: Parts) -> Floats:
         host = self.deployment.software
+        at_rate = parts.products * (host.expert_product_ratio if self._native_experts else host.dequantised_product_ratio)
         return (
             parts.other * host.dense_time_ratio
-            + parts.experts * host.expert_time_ratio
+            + np.maximum(parts.experts * host.expert_time_ratio, at_rate)
             + parts.exchanges * host.exchange_time_ratio
             + parts.launches * host.launch_time_ratio
         )
@@ -235,6 +249,12 @@ class SteppedDeployment:
 
     def _capped(self, seconds: float) -> float:
         return seconds * _power_cap_slowdown() if self.deployment.power_capped else seconds
+
+
+def multiplies(chip: Chip, format: NumberFormat) -> bool:
+    """Return whether a chip's matrix units take operands of a format as stored, without widening them first."""
+    element = element_of(format)
+    return runs_as(dict(matrix_rates(chip.core.matrix)), element) == element.name or element.bits >= 16
 
 
 def host_ratio(family: str) -> float:
