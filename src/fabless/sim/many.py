@@ -104,12 +104,12 @@ def estimate_many(graphs: Sequence[Graph], chips: Sequence[Chip], plan: Plan | N
         emitted,
         memory,
         (memory <= capacity) & np.isfinite(latency),
-        {name: counts @ np.where(times.macs_as == i, times.macs, 0.0) for i, name in enumerate(times.formats)},
-        counts @ times.vector_ops,
-        counts @ times.dram_bytes,
-        counts @ times.shared_bytes,
-        counts @ times.scratchpad_bytes,
-        counts @ times.link_bytes,
+        {name: _weigh(counts, np.where(times.macs_as == i, times.macs, 0.0)) for i, name in enumerate(times.formats)},
+        _weigh(counts, times.vector_ops),
+        _weigh(counts, times.dram_bytes),
+        _weigh(counts, times.shared_bytes),
+        _weigh(counts, times.scratchpad_bytes),
+        _weigh(counts, times.link_bytes),
         plan.n_chips,
     )
 
@@ -146,12 +146,14 @@ def step_times(times: OpTimes, counts: Floats, graphs: Sequence[Graph], plan: Pl
 
 
 def _weigh(counts: Floats, values: Floats) -> Floats:
-    """Return counts @ values where an op that does not occur may be infinite."""
-    finite = np.isfinite(values)
-    if finite.all():
-        return counts @ values
-    impossible = (counts > 0).astype(np.float64) @ (~finite).astype(np.float64) > 0
-    return np.where(impossible, np.inf, counts @ np.where(finite, values, 0.0))
+    """Return counts @ values over the ops that occur, so that one that does not may be infinite.
+
+    Each sum runs op by op in order, never through a BLAS: that would spin threads for microseconds of work, and add in an order that depends on
+    their number and on the processor.
+    """
+    graphs, ops = np.nonzero(counts)
+    occurring = values[ops] * counts[graphs, ops][:, None]
+    return np.add.reduceat(occurring, np.searchsorted(graphs, np.arange(len(counts))), axis=0)
 
 
 def op_times(cols: Columns, chips: Sequence[Chip], calibrations: Sequence[Calibration]) -> OpTimes:
