@@ -32,6 +32,8 @@ for _path, _name, _group in (
     ("fabless.cli.lookup:models", "models", _LOOK),
     ("fabless.cli.lookup:chips", "chips", _LOOK),
     ("fabless.cli.lookup:show", "show", _LOOK),
+    ("fabless.cli.check:validate", "validate", _LOOK),
+    ("fabless.cli.check:train", "train", _ANSWER),
     ("fabless.cli.lookup:schema", "schema", _SETUP),
 ):
     app.command(_path, name=_name, group=_group)
