@@ -50,9 +50,9 @@ def test_int8_error_is_at_most_half_a_step(values, group):
     size = group or x.shape[1]
     for start in range(0, x.shape[1], size):
         part = x[:, start : start + size]
-        # half of a step; inverse, product and scale round once each in binary32, on codes of at most 127
+        # half of a step; scale, quotient and product round once each in binary32, on codes of at most 127; scales may be subnormal
         limit = np.abs(part).max() / 127 * (0.5 + 127 * 3 * 2.0**-24)
-        assert np.abs(rounded[:, start : start + size] - part).max() <= limit * (1 + 2.0**-20) + 1e-38
+        assert np.abs(rounded[:, start : start + size] - part).max() <= limit * (1 + 2.0**-20) + 127 * 2.0**-149
 
 
 @pytest.mark.parametrize("rule", ["e8m0_floor", "e8m0_up"])
@@ -134,8 +134,8 @@ def test_logits_equal_the_stored_greedy_run(smollm2):
 def test_bars_of_int8_blocks_on_smollm2(smollm2):
     """Weights and activations at most +1% perplexity, everything as executed at most +2%."""
     text = shakespeare()
-    assert quality(smollm2, "int8_block32", text, max_chunks=1).perplexity_change_ratio <= 0.01
-    exact = quality(smollm2, "exact", text, chunk_tokens=256, max_chunks=1)
+    assert quality(smollm2, "int8_block32", text, chunk_tokens=192, max_chunks=1).perplexity_change_ratio <= 0.01
+    exact = quality(smollm2, "exact", text, chunk_tokens=192, max_chunks=1)
     assert exact.perplexity_change_ratio <= 0.02
     assert exact.top1_ratio > 0.85
 

@@ -125,7 +125,7 @@ def _safetensors_entry(path: Path, name: str, value: Any, start: int, size: int)
     if not isinstance(value, dict) or not {"dtype", "shape", "data_offsets"} <= value.keys():
         raise InputError(f"{where}: needs dtype, shape and data_offsets; the file is damaged")
     kind, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
-    if kind not in SAFETENSORS_TYPES:
+    if not isinstance(kind, str) or kind not in SAFETENSORS_TYPES:
         raise UnsupportedError(f"{where}: type {kind!r} is not read; known: {', '.join(SAFETENSORS_TYPES)}")
     if not isinstance(shape, list) or len(shape) > 8 or not all(type(n) is int and 0 <= n < 1 << 48 for n in shape):
         raise InputError(f"{where}: shape {str(shape)[:80]} is not a list of at most 8 non-negative integers")

@@ -365,7 +365,7 @@ def decoder_from_gguf(metadata: Mapping[str, Any], where: str, *, tied_embedding
     reader is as in llama.cpp: Gemma-3 windows on five of six layers with local base 10,000, gpt-oss windows on even layers.
     """
     arch = metadata.get("general.architecture")
-    if arch not in GGUF_FAMILIES:
+    if not isinstance(arch, str) or arch not in GGUF_FAMILIES:
         raise UnsupportedError(f"{where}: architecture {arch!r} is not executed{nearest(str(arch), GGUF_FAMILIES)}; known: {', '.join(GGUF_FAMILIES)}")
     prefix = f"{arch}."
     keys = _Keys({k[len(prefix) :]: v for k, v in metadata.items() if k.startswith(prefix)}, f"{where}: {arch}")

@@ -58,8 +58,8 @@ class Scheme:
         blocks[..., :k] = x
         blocks = blocks.reshape(*x.shape[:-1], n, group)
         scale = self._scales(blocks)[..., None]
-        inverse = np.divide(1, scale, out=np.zeros_like(scale), where=scale > 0)
-        return (round_elements(blocks * inverse, self.element) * scale).reshape(*x.shape[:-1], n * group)[..., :k]
+        ratio = blocks / np.where(scale > 0, scale, np.float32(1))  # a scale of 0 stands for values that all round to 0
+        return (round_elements(ratio, self.element) * scale).reshape(*x.shape[:-1], n * group)[..., :k]
 
     def _scales(self, blocks: Floats) -> Floats:
         amax: Floats = np.abs(blocks).max(-1)

@@ -266,7 +266,7 @@ def tokenizer_of_gguf(metadata: Mapping[str, Any], where: str) -> Tokenizer:
 
 def _byte_pairs(metadata: Mapping[str, Any], tokens: list[str], where: str) -> tuple[dict[str, Any], dict[str, Any]]:
     pre = metadata.get("tokenizer.ggml.pre", "default")
-    if pre not in _SPLITS:
+    if not isinstance(pre, str) or pre not in _SPLITS:
         raise UnsupportedError(f"{where}: pre-tokenizer {pre!r} is not known{nearest(str(pre), _SPLITS)}; known: {', '.join(_SPLITS)}")
     merges = metadata.get("tokenizer.ggml.merges")
     if not isinstance(merges, list):
