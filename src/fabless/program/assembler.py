@@ -14,7 +14,7 @@ An operand that is left out has the least value of its field; `dst=16+x3` writes
 from __future__ import annotations
 
 import re
-from dataclasses import fields
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING
 
 from fabless.core.errors import FablessError, IllegalProgramError, InputError
@@ -56,6 +56,8 @@ def disassemble(program: Program) -> str:
     """Write a program as text that `assemble` reads back to the same words, tile, buffers, parameters, labels and constants."""
     out = [f".program {program.name}"] if program.name else []
     out.append(".tile " + " ".join(f"{f.name}={getattr(program.tile, f.name)}" for f in fields(Tile)))
+    if program.read_high:
+        out.append(f".read_high {program.read_high}")
     for b in program.buffers:
         shape = f" format={b.format}" * bool(b.format) + f" shape={'x'.join(map(str, b.shape))}" * bool(b.shape)
         out.append(f".buffer {b.name} address={b.address} bytes={b.bytes} kind={b.kind}{shape}")
@@ -74,44 +76,73 @@ def disassemble(program: Program) -> str:
     return "\n".join(out) + "\n"
 
 
+@dataclass
+class _Parts:
+    """Collect what the lines of a program say."""
+
+    tile: Tile | None
+    items: list[Instruction] = field(default_factory=list)
+    buffers: list[Buffer] = field(default_factory=list)
+    parameters: list[Parameter] = field(default_factory=list)
+    constants: dict[str, bytes] = field(default_factory=dict)
+    labels: dict[str, int] = field(default_factory=dict)
+    name: str = ""
+    read_high: int = 0
+
+    def take(self, head: str, rest: list[str]) -> None:
+        """Take one line in."""
+        if head.endswith(":") and not rest:
+            self.labels[head[:-1]] = len(self.items)
+        elif head.startswith("."):
+            self.direct(head, rest)
+        else:
+            self.items.append(instruction(head, **_operands(rest)))
+
+    def direct(self, head: str, rest: list[str]) -> None:
+        """Take one directive in."""
+        match head:
+            case ".program":
+                self.name = " ".join(rest)
+            case ".read_high":
+                self.read_high = int(rest[0])
+            case ".tile":
+                self.tile = Tile(**{k: int(v) for k, v in _pairs(rest).items()})
+            case ".buffer":
+                self.buffers.append(_buffer(rest[0], _pairs(rest[1:])))
+            case ".parameter":
+                self.parameters.append(Parameter(rest[0], **{k: int(v) for k, v in _pairs(rest[1:]).items()}))
+            case ".constant":
+                self.constants[rest[0]] = bytes.fromhex("".join(rest[1:]))
+            case _:
+                raise InputError(f"unknown directive '{head}'; known: .program, .tile, .read_high, .buffer, .parameter, .constant")
+
+
 def assemble(text: str, *, tile: Tile | None = None) -> Program:
     """Read a program's text. The tile comes from `.tile` or the argument.
 
     Raises `InputError` naming the line, what was read, and what would be right.
     """
-    items: list[Instruction] = []
-    buffers: list[Buffer] = []
-    parameters: list[Parameter] = []
-    constants: dict[str, bytes] = {}
-    labels: dict[str, int] = {}
-    name = ""
+    parts = _Parts(tile)
     for number, raw in enumerate(text.splitlines(), 1):
         words = raw.split(";")[0].split()
         if not words:
             continue
-        head, rest = words[0], words[1:]
         try:
-            if head.endswith(":") and not rest:
-                labels[head[:-1]] = len(items)
-            elif head == ".program":
-                name = " ".join(rest)
-            elif head == ".tile":
-                tile = Tile(**{k: int(v) for k, v in _pairs(rest).items()})
-            elif head == ".buffer":
-                buffers.append(_buffer(rest[0], _pairs(rest[1:])))
-            elif head == ".parameter":
-                parameters.append(Parameter(rest[0], **{k: int(v) for k, v in _pairs(rest[1:]).items()}))
-            elif head == ".constant":
-                constants[rest[0]] = bytes.fromhex("".join(rest[1:]))
-            elif head.startswith("."):
-                raise InputError(f"unknown directive '{head}'; known: .program, .tile, .buffer, .parameter, .constant")
-            else:
-                items.append(instruction(head, **_operands(rest)))
-        except (FablessError, ValueError, IndexError, TypeError) as error:
+            parts.take(words[0], words[1:])
+        except (FablessError, ValueError, IndexError, TypeError, KeyError) as error:
             raise InputError(f"line {number}: {error} in '{raw.strip()}'") from None
-    if tile is None:
+    if parts.tile is None:
         raise InputError("no tile: start the text with '.tile rows=... ' or name a chip")
-    return Program.of(items, tile, buffers=tuple(buffers), parameters=tuple(parameters), constants=constants, labels=labels, name=name)
+    return Program.of(
+        parts.items,
+        parts.tile,
+        buffers=tuple(parts.buffers),
+        parameters=tuple(parts.parameters),
+        constants=parts.constants,
+        labels=parts.labels,
+        name=parts.name,
+        read_high=parts.read_high,
+    )
 
 
 def _buffer(name: str, given: dict[str, str]) -> Buffer:

@@ -66,6 +66,7 @@ class Program:
 
     `constants`: initial bytes of buffers by name (weights usually arrive apart, because they are large and shared).
     `labels`: instruction index by name, for people.
+    `read_high`: the greatest integer that `read` may bring, 0 the least (an expert's index); `verify` proves legality for both ends.
     """
 
     words: NDArray[np.uint64]
@@ -75,6 +76,7 @@ class Program:
     constants: Mapping[str, bytes] = field(default_factory=dict)
     labels: Mapping[str, int] = field(default_factory=dict)
     name: str = ""
+    read_high: int = 0
 
     def __post_init__(self) -> None:
         if self.words.dtype != np.uint64 or self.words.ndim != 2 or self.words.shape[1] != 2:
@@ -93,9 +95,10 @@ class Program:
         constants: Mapping[str, bytes] | None = None,
         labels: Mapping[str, int] | None = None,
         name: str = "",
+        read_high: int = 0,
     ) -> Program:
         """Encode instructions into a program."""
-        return cls(pack([encode(i) for i in instructions]), tile, buffers, parameters, constants or {}, labels or {}, name)
+        return cls(pack([encode(i) for i in instructions]), tile, buffers, parameters, constants or {}, labels or {}, name, read_high)
 
     def __len__(self) -> int:
         return len(self.words)
@@ -124,6 +127,7 @@ class Program:
                 "buffers": self.buffers,
                 "parameters": self.parameters,
                 "constants": dict(self.constants),
+                "read_high": self.read_high,
             }
         )
 

@@ -84,7 +84,7 @@ def _store(d: _Draw) -> Instruction:
 
 def _gemm(d: _Draw) -> Instruction:
     n = d.size(1, 4)
-    k = d.size(1, d.words // n)
+    k = d.size(1, min(d.activations, d.words // n))
     m = d.size(1, min(8, d.accumulators // n))
     a_stride = d.upto(max(0, (d.activations - k) // max(1, m - 1)) if m > 1 else 3)
     c_stride = n + d.upto(max(0, (d.accumulators - m * n) // m))
@@ -216,9 +216,7 @@ def _prologue(d: _Draw) -> list[Instruction]:
     """Fill every word that the program may read."""
     rows = d.tile.rows
     words = min(d.words, _DATA_BYTES // (32 * rows))
-    loads = [
-        instruction("load", target="w", format="int8", count=words, dst=first) for first in range(0, d.words - words + 1, words)
-    ]
+    loads = [instruction("load", target="w", format="int8", count=words, dst=first) for first in range(0, d.words - words + 1, words)]
     d.words = words * len(loads)
     loads += [
         instruction("load", target="ws", format="bf16", count=d.words, address=2048),
@@ -235,9 +233,7 @@ def _prologue(d: _Draw) -> list[Instruction]:
         instruction("madd", x=6, p=5, mul=-3, q=3, imm=17),
         instruction("madd", x=7, imm=64),
     ]
-    gemms = [
-        instruction("gemm", n=1, m=min(256, d.accumulators - c), c=c, c_stride=1, clear=1) for c in range(0, d.accumulators, 256)
-    ]
+    gemms = [instruction("gemm", n=1, m=min(256, d.accumulators - c), c=c, c_stride=1, clear=1) for c in range(0, d.accumulators, 256)]
     return [*loads, *registers, *gemms]
 
 

@@ -66,7 +66,7 @@ def parameter_words(program: Program, given: Mapping[str, object] | None = None)
     return words
 
 
-def issue(
+def issue(  # noqa: PLR0912  one branch an instruction of the sequencer
     program: Program,
     parameters: NDArray[np.int32],
     read: Callable[[int], int] = lambda at: 0,

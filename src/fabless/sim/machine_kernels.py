@@ -1,5 +1,6 @@
 """The native loop of the fast machine (numba). One function an instruction; the readable meaning of each is in `sim.machine`."""
 
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
 # ruff: noqa: ANN001, ANN201, ANN202, PLR0912, PLR0915, PLR0917, SIM109, PLR1714  numba kernels: types are inferred, each mirrors one of sim.machine
 from __future__ import annotations
 
