@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from itertools import permutations, product
+from itertools import pairwise, permutations, product
 from math import ceil, inf
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fabless.chip.chip import Mesh, Mxu
+from fabless.core.errors import InfeasibleError
 from fabless.mapping.gemm import Products, compute_cycles, distinct_parts, least_traffic
+from fabless.mapping.tiling import best_tiling
 
 
 def tile_sizes(total, granule):
@@ -40,7 +43,8 @@ def walk(order, trips, bytes_of, spill_bytes):
     return moved, spilled
 
 
-def brute_force(m, n, k, sizes, capacity, granules, resident):
+def brute_force(shape, sizes, capacity, granules, *, resident):
+    m, n, k = shape
     a, b, c = sizes
     best = inf
     choices = product((False, True), repeat=2) if resident else [(False, False)]
@@ -80,12 +84,12 @@ def one(m, n, k, sizes, batch=1.0):
 
 @settings(max_examples=120, deadline=None, derandomize=True)
 @given(
-    st.integers(1, 5), st.integers(1, 7), st.integers(1, 7), st.sampled_from([(1, 1, 1), (2, 2, 2), (2, 0.5, 4), (1, 4, 2)]),
+    st.tuples(st.integers(1, 5), st.integers(1, 7), st.integers(1, 7)), st.sampled_from([(1, 1, 1), (2, 2, 2), (2, 0.5, 4), (1, 4, 2)]),
     st.integers(6, 260), st.sampled_from([(1, 1), (2, 1), (1, 3), (2, 2), (3, 2)]), st.booleans(),
 )  # fmt: skip
-def test_least_traffic_equals_brute_force(m, n, k, sizes, capacity, granules, resident):
-    found = least_traffic(one(m, n, k, sizes), capacity, *granules, resident=resident)[0]
-    assert found == brute_force(m, n, k, sizes, capacity, granules, resident)
+def test_least_traffic_equals_brute_force(shape, sizes, capacity, granules, resident):
+    found = least_traffic(one(*shape, sizes), capacity, *granules, resident=resident)[0]
+    assert found == brute_force(shape, sizes, capacity, granules, resident=resident)
 
 
 def partitions(n_units):
@@ -120,5 +124,25 @@ def test_distinct_parts_reach_every_number_of_parts_with_the_smallest_size(n):
 def test_more_memory_never_moves_more():
     p = one(96, 640, 384, (1, 1, 2))
     moved = [least_traffic(p, c, 32, 32, resident=False)[0] for c in np.geomspace(8e3, 1e6, 60)]
-    assert all(b <= a for a, b in zip(moved, moved[1:], strict=False))
+    assert all(b <= a for a, b in pairwise(moved))
     assert moved[-1] == 96 * 384 + 640 * 384 + 96 * 640 * 2
+
+
+@settings(max_examples=300, deadline=None, derandomize=True)
+@given(
+    st.tuples(st.integers(1, 300), st.integers(1, 700), st.integers(1, 700)), st.sampled_from([(1, 1, 1), (2, 2, 2), (2, 0.5, 4)]),
+    st.floats(2.5, 6.5), st.sampled_from([(1, 1), (32, 32), (128, 64)]), st.booleans(),
+)  # fmt: skip
+def test_the_tiling_that_is_spelled_out_is_the_one_that_is_priced(shape, sizes, magnitude, granules, resident):
+    capacity = float(int(10**magnitude))
+    priced = least_traffic(one(*shape, sizes), capacity, *granules, resident=resident)[0]
+    if not np.isfinite(priced):
+        with pytest.raises(InfeasibleError, match="its smallest tiles"):
+            best_tiling(shape, sizes, capacity, granules, resident=resident)
+        return
+    assert best_tiling(shape, sizes, capacity, granules, resident=resident).dram_bytes == pytest.approx(priced, rel=1e-12)
+
+
+def test_a_tiling_reads_as_one_line():
+    tiling = best_tiling((512, 14336, 4096), (2, 2, 2), 16e6, (128, 128), resident=True)
+    assert str(tiling) == f"{tiling.m}x{tiling.n}x{tiling.k} {'>'.join(tiling.order)} keeps A"
