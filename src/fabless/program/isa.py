@@ -19,6 +19,8 @@ Each semaphore has one queue that signals and one that waits, counts to 15 at mo
 In program order every signal stands before its wait: program order itself is then a legal schedule, hence no program that verifies deadlocks,
 and any two accesses that conflict are ordered, hence every schedule gives the same bits.
 
+A result may overlap an operand of its own instruction only exactly in place (same start, length and rows); rows of a result never overlap.
+
 **Numbers.** Binary32 is rounded to nearest even after every operation; any result of magnitude below 2^-126 becomes +0 (there is no -0 and no
 subnormal); every NaN is 0x7FC00000. See `fabless.number.round.fp32_add`, `number.dot`, `number.functions`, `number.quantise`.
 """

@@ -243,7 +243,7 @@ class _Run:
         target, format = TARGETS[item["target"]], MEMORY_FORMATS[item["format"]]
         table = LOAD_FORMATS if item.mnemonic == "load" else STORE_FORMATS
         if target not in table:
-            _refuse(item, "format", f"target {target} cannot be {item.mnemonic}ed", f"use one of {', '.join(table)}")
+            _refuse(item, "format", f"a {item.mnemonic} cannot have target {target}", f"use one of {', '.join(table)}")
         if format not in table[target]:
             _refuse(item, "format", f"{target} in {format}", f"use one of {', '.join(table[target])}")
         if target == "ab" and item["count"] != 1:
