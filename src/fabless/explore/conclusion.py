@@ -14,7 +14,8 @@ from fabless.cost.uncertainty import Case, tornado
 from fabless.explore.answer import Answer, BreakEven, Option, Share, Swing
 from fabless.explore.comparison import Fit, compare, fit_at, fleet_of, own_option
 from fabless.explore.pricing import cost_unit, inputs_of
-from fabless.explore.space import design_text
+from fabless.explore.space import axis_text, design_text
+from fabless.explore.study import AXES
 from fabless.silicon.harden import harden
 
 if TYPE_CHECKING:
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
 
 _SWINGS = 10
 _EXTRA_LABELS = {"demand_ratio": "traffic against the study's", "speed_ratio": "speed against the estimate"}
+#: What ops are called where people read where the time goes.
+_KIND_WORDS = {"gemm": "matrix products", "gather": "embedding", "vector": "vector operations", "collective": "exchange between chips"}
+#: Words of cost inputs that are abbreviations or say too little.
+_NAME_WORDS = {"pue": "PUE", "nre": "NRE", "ip": "licensed IP", "nic": "network adapter", "design": "chip design"}
 
 
 def conclude(frontier: Frontier) -> Answer:
@@ -60,7 +65,7 @@ def conclude(frontier: Frontier) -> Answer:
         runners_up=frontier.runners_up,
         binding=frontier.binding,
         breakdown=(*_time(fits), *_energy(fits, silicon, fleet, study), *_money(bill)),
-        assumptions=_assumptions(study, chip.assumptions, silicon, bill),
+        assumptions=(*_edges(frontier), *_assumptions(study, chip.assumptions, silicon, bill)),
         sources=_sources(study, own, comparison, swings),
         error_ratio=error_ratio,
         fidelity=fits[0].service.decode.fidelity,
@@ -136,7 +141,7 @@ def _tornado(case: Case, realised: Source) -> tuple[Swing, ...]:
 def _label(name: str) -> str:
     """Write an input's name in words: `"facility_usd_per_w"` -> `"facility, USD per W"`."""
     head, found, tail = name.partition("_usd")
-    words = head.replace("_", " ").removesuffix(" ratio").replace("pue", "PUE")
+    words = " ".join(_NAME_WORDS.get(word, word) for word in head.removesuffix("_ratio").split("_"))
     return f"{words}, USD{tail.replace('_', ' ').replace(' w', ' W').replace('kWh', 'kWh')}" if found else words
 
 
@@ -154,7 +159,7 @@ def _time(fits: tuple[Fit, ...]) -> tuple[Share, ...]:
         for phase, trace, share in (("prefill", s.prefill, s.prefill_share), ("decode", s.decode, 1 - s.prefill_share)):
             total = sum(e.cycles for e in trace.events)
             for event in trace.events:
-                label = f"{phase}: {event.kind} bound by {event.bound}"
+                label = f"{phase}: {_KIND_WORDS.get(event.kind, event.kind)} ({event.bound})"
                 parts[label] = parts.get(label, 0.0) + s.n_chips * share * event.cycles / total
     return _shares("time", "chips", parts)
 
@@ -188,8 +193,20 @@ def _events(c: Counters, silicon: Silicon) -> dict[str, float]:
 def _money(bill: Bill) -> tuple[Share, ...]:
     parts: dict[str, float] = {}
     for line in bill.lines:
-        parts[line.group] = parts.get(line.group, 0.0) + line.usd_per_year.mid
+        group = line.group.replace("nre", "NRE")
+        parts[group] = parts.get(group, 0.0) + line.usd_per_year.mid
     return _shares("money", "USD/year", parts)
+
+
+def _edges(frontier: Frontier) -> tuple[str, ...]:
+    """Warn where the best chip takes the least or the most of an axis: a better one may lie beyond what the study lists."""
+    found = []
+    for axis in AXES:
+        values, best = getattr(frontier.study.space, axis), frontier.columns[axis][frontier.best]
+        if len(values) > 1 and isinstance(values[0], (int, float)) and best in {min(values), max(values)}:
+            name = axis.removesuffix("_hz").removesuffix("_bytes").replace("_", " ")
+            found.append(f"{name} {axis_text(axis, best)} is the {'most' if best == max(values) else 'least'} listed")
+    return (f"The best chip lies at an edge of the space: {'; '.join(found)}. A wider space may hold a better one.",) if found else ()
 
 
 def _assumptions(study: Study, chip: tuple[str, ...], silicon: Silicon, bill: Bill) -> tuple[str, ...]:

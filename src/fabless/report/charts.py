@@ -19,6 +19,8 @@ Spec = dict[str, Any]
 #: The front is drawn whole up to this many points; a longer one is thinned evenly along its cost order, its ends kept.
 _FRONT_POINTS = 400
 _HEIGHT = 340
+#: Smaller parts of a breakdown would be drawn as "0.0%".
+_SHOWN_SHARE = 0.0005
 #: Chips in the comparison chart; the table below it has all.
 _COMPARED = 24
 #: Colour-blind-safe categories (Okabe and Ito, 2008), readable on white and on near-black.
@@ -50,11 +52,16 @@ def shown_front(frontier: Frontier) -> list[int]:
 
 def _base(**spec: Any) -> Spec:
     return {
-        "$schema": "https://vega.github.io/schema/vega-lite/v5.json",
+        "$schema": "https://vega.github.io/schema/vega-lite/v6.json",
         "width": "container",
         "height": _HEIGHT,
         "autosize": {"type": "fit-x", "contains": "padding"},
     } | spec
+
+
+def _labels(limit_px: int) -> Spec:
+    """Give names beside bars up to `limit_px`, and no more than half of a phone's width."""
+    return {"labelLimit": {"expr": f"min({limit_px}, windowSize()[0] * 0.46)"}}
 
 
 def _color(field: str, title: str, order: Sequence[str]) -> Spec:
@@ -64,7 +71,7 @@ def _color(field: str, title: str, order: Sequence[str]) -> Spec:
         "title": title,
         "sort": list(order),
         "scale": {"domain": list(order), "range": _PALETTE[: len(order)]},
-        "legend": {"orient": "bottom", "columns": 4, "labelLimit": 400},
+        "legend": {"orient": "bottom", "columns": {"expr": "windowSize()[0] < 600 ? 1 : 4"}, "labelLimit": 400},
     }
 
 
@@ -114,7 +121,7 @@ def frontier(found: Frontier) -> Spec:
                 "type": "quantitative",
                 "title": "fleet power, kW",
                 "scale": {"range": [25, 260]},
-                "legend": {"orient": "bottom"},
+                "legend": {"orient": "bottom", "tickCount": 3},
             },
         },
     }
@@ -150,7 +157,7 @@ def comparison(own: Option, others: Sequence[Option]) -> Spec:
             )
     rows.sort(key=lambda r: r["mid"])
     rows = [r for i, r in enumerate(rows) if i < _COMPARED or r["how"] == "build"]
-    y = {"field": "label", "type": "nominal", "sort": [r["label"] for r in rows], "title": None, "axis": {"labelLimit": 280}}
+    y = {"field": "label", "type": "nominal", "sort": [r["label"] for r in rows], "title": None, "axis": _labels(280)}
     scale = {"type": "log", "nice": False, "padding": 10}
     tooltip = [
         {"field": "mid", "title": "$/Mtok", "format": "$.3~g"},
@@ -159,7 +166,7 @@ def comparison(own: Option, others: Sequence[Option]) -> Spec:
         {"field": "chips", "title": "chips"},
         {"field": "energy", "title": "J/token", "format": ".3~g"},
     ]
-    title = "$ per million tokens (dot: mid, line: low to high)"
+    title = "$ per million tokens"
     color = _color("how", "", list(dict.fromkeys(["build", *(r["how"] for r in rows)])))
     x = {"field": "mid", "type": "quantitative", "title": title, "scale": scale, "axis": {"format": "$~g"}}
     rule = {
@@ -170,7 +177,7 @@ def comparison(own: Option, others: Sequence[Option]) -> Spec:
         "mark": {"type": "point", "filled": True, "size": 90, "opacity": 1},
         "encoding": {"y": y, "x": x, "color": color, "tooltip": tooltip},
     }
-    return _base(data={"values": rows}, layer=[rule, dot]) | {"height": {"step": 24}}
+    return _base(data={"values": rows}, layer=[rule, dot]) | {"height": 24 * len(rows)}
 
 
 def break_even(curve: BreakEven) -> Spec:
@@ -216,15 +223,15 @@ def break_even(curve: BreakEven) -> Spec:
             "tooltip": tooltip,
         },
     }
-    marks = [{"at": _round(curve.study_tokens_per_year), "label": "this study"}]
+    marks: list[dict[str, Any]] = [{"at": _round(curve.study_tokens_per_year), "label": "this study", "line": 8}]
     if curve.tokens_per_year:
-        marks.append({"at": _round(curve.tokens_per_year), "label": "break-even"})
+        marks.append({"at": _round(curve.tokens_per_year), "label": "break-even", "line": 26})  # a line lower: the two often lie close
     at = {"field": "at", "type": "quantitative"}
     rules = {"data": {"values": marks}, "mark": {"type": "rule", "strokeDash": [4, 4]}, "encoding": {"x": at}}
     texts = {
         "data": {"values": marks},
         "mark": {"type": "text", "align": "left", "dx": 5, "dy": -4, "baseline": "top"},
-        "encoding": {"x": at, "y": {"value": 8}, "text": {"field": "label"}},
+        "encoding": {"x": at, "y": {"field": "line", "type": "quantitative", "scale": None}, "text": {"field": "label"}},
     }
     return _base(data={"values": rows}, layer=[area, lines, rules, texts])
 
@@ -233,17 +240,17 @@ def breakdown(shares: Sequence[Share]) -> dict[str, Spec]:
     """Draw where time, energy and money go, each as parts of one whole; one chart a group, by the id of its place."""
     charts: dict[str, Spec] = {}
     for index, group in enumerate(dict.fromkeys(s.group for s in shares)):
-        members = [s for s in shares if s.group == group]
+        members = [s for s in shares if s.group == group and s.ratio >= _SHOWN_SHARE]
         rows = [
             {"label": s.label, "ratio": _round(s.ratio), "text": percent(s.ratio, 1), "value": f"{s.value:.3g} {s.unit}"} for s in members
         ]
-        y = {"field": "label", "type": "nominal", "sort": [s.label for s in members], "title": None, "axis": {"labelLimit": 240}}
-        room = {"domain": [0, max(s.ratio for s in members) * 1.2]}  # for the figures behind the bars
+        y = {"field": "label", "type": "nominal", "sort": [s.label for s in members], "title": None, "axis": _labels(240)}
+        room = {"domain": [0, max(s.ratio for s in members) * 1.3]}  # for the figures behind the bars
         x = {"field": "ratio", "type": "quantitative", "title": None, "scale": room, "axis": {"format": "%", "tickCount": 4}}
         tooltip = [{"field": "label", "title": group}, {"field": "text", "title": "share"}, {"field": "value", "title": "value"}]
         bar = {"mark": {"type": "bar"}, "encoding": {"y": y, "x": x, "color": {"value": _PALETTE[index]}, "tooltip": tooltip}}
         text = {"mark": {"type": "text", "align": "left", "dx": 4}, "encoding": {"y": y, "x": x, "text": {"field": "text"}}}
-        charts[f"breakdown-{group}"] = _base(data={"values": rows}, layer=[bar, text]) | {"height": {"step": 22}}
+        charts[f"breakdown-{group}"] = _base(data={"values": rows}, layer=[bar, text]) | {"height": 22 * len(rows)}
     return charts
 
 
@@ -269,8 +276,14 @@ def tornado(swings: Sequence[Swing], usd_per_mtok: float) -> Spec:
             {
                 "mark": {"type": "bar", "height": {"band": 0.66}},
                 "encoding": {
-                    "y": {"field": "label", "type": "nominal", "sort": order, "title": None, "axis": {"labelLimit": 300}},
-                    "x": {"field": "cost", "type": "quantitative", "title": "$ per million tokens", "scale": {"zero": False}},
+                    "y": {"field": "label", "type": "nominal", "sort": order, "title": None, "axis": _labels(300)},
+                    "x": {
+                        "field": "cost",
+                        "type": "quantitative",
+                        "title": "$ per million tokens",
+                        "scale": {"zero": False},
+                        "axis": {"format": "$~g", "tickCount": 6},
+                    },
                     "x2": {"datum": base},
                     "color": _color("end", "", ["input at its low", "input at its high"]),
                     "tooltip": [
@@ -283,7 +296,7 @@ def tornado(swings: Sequence[Swing], usd_per_mtok: float) -> Spec:
             },
             {"mark": {"type": "rule", "strokeWidth": 1.5}, "encoding": {"x": {"datum": base}}},
         ],
-    ) | {"height": {"step": 24}}
+    ) | {"height": 24 * len(swings)}
 
 
 def roofline(chip: Chip, traces: Mapping[str, Trace]) -> Spec:

@@ -9,13 +9,13 @@ if TYPE_CHECKING:
 
 
 def usd(value: float) -> str:
-    """Write dollars with the digits that matter: `$0.0523`, `$12.40`, `$3,320`, `$1.2 M`, `$38 B`."""
+    """Write dollars with the digits that matter: `$0.0523`, `$12.40`, `$563`, `$3,320`, `$1.2 M`, `$38 B`."""
     size = abs(value)
     if size >= 1e9:
         return f"${value / 1e9:.3g} B"
     if size >= 1e6:
         return f"${value / 1e6:.3g} M"
-    if size >= 1000:
+    if size >= 100:
         return f"${value:,.0f}"
     if size >= 10:
         return f"${value:.2f}"

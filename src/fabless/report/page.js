@@ -1,21 +1,16 @@
-// Charts are Vega-Lite specifications in the page; this draws them in the page's colours and wires theme, selection and resize.
+// Charts are Vega-Lite specifications in the page; this draws them in the page's colours and wires theme and selection.
 "use strict";
 const specs = JSON.parse(document.getElementById("specs").textContent);
-const views = {};
-const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
-function theme() {
-  const ink = css("--ink"), soft = css("--soft"), line = css("--line");
-  return { background: "transparent", font: "system-ui, sans-serif", view: { stroke: null },
-    axis: { labelColor: soft, titleColor: soft, gridColor: line, domainColor: line, tickColor: line, gridOpacity: .6, labelFontSize: 12, titleFontSize: 12, titleFontWeight: 500 },
-    legend: { labelColor: soft, titleColor: soft, labelFontSize: 12, titleFontSize: 12, titleFontWeight: 500 }, title: { color: ink, fontSize: 14, anchor: "start" }, text: { color: ink }, rule: { color: soft } };
-}
+// Colours are the page's own properties, so that theme and paper change them without drawing again.
+const config = { background: "transparent", font: "system-ui, sans-serif", view: { stroke: null },
+  axis: { labelColor: "var(--soft)", titleColor: "var(--soft)", gridColor: "var(--line)", domainColor: "var(--line)", tickColor: "var(--line)", gridOpacity: .6, labelFontSize: 12, titleFontSize: 12, titleFontWeight: 500 },
+  legend: { layout: { bottom: { direction: innerWidth < 600 ? "vertical" : "horizontal", anchor: "start" } }, labelColor: "var(--soft)", titleColor: "var(--soft)", symbolFillColor: "var(--soft)", labelFontSize: 12, titleFontSize: 12, titleFontWeight: 500 },
+  text: { color: "var(--ink)" }, rule: { color: "var(--soft)" } };
 async function draw() {
   for (const [id, spec] of Object.entries(specs)) {
     const place = document.getElementById(id);
     if (!place) continue;
-    if (views[id]) views[id].finalize();
-    const result = await vegaEmbed(place, spec, { actions: false, renderer: "svg", config: theme(), tooltip: { theme: document.documentElement.dataset.theme === "dark" ? "dark" : "light" } });
-    views[id] = result;
+    const result = await vegaEmbed(place, spec, { actions: false, renderer: "svg", config });
     if (id === "frontier") result.view.addEventListener("click", (event, item) => { if (item && item.datum && item.datum.point !== undefined) pick(item.datum.point); });
   }
   document.documentElement.dataset.drawn = "yes";
@@ -39,9 +34,7 @@ if (button) button.addEventListener("click", () => {
   const root = document.documentElement;
   const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
   root.dataset.theme = dark ? "light" : "dark";
-  draw();
 });
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { if (!document.documentElement.dataset.theme) draw(); });
 addEventListener("beforeprint", () => { for (const d of document.querySelectorAll("details")) d.open = true; });
 if (select) pick(Number(select.value));
 draw();

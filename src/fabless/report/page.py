@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import fabless
 from fabless.core.units import binary, si
 from fabless.report import charts
-from fabless.report.figures import count, percent, seconds, usd, usd_range
+from fabless.report.figures import count, percent, seconds, usd
 from fabless.report.floorplan import draw
 from fabless.report.tables import chip_sheet, front_sheets, service_rows
 
@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from fabless.core.ranges import Range
     from fabless.explore.answer import Answer, Option
 
+_WAYS = (
+    ("build", "make the chip of this study"), ("rent", "by the hour in a cloud"), ("buy", "as servers of one's own"),
+    ("maker", "what it costs its maker, who does not sell it: shown for scale, not on offer"),
+)  # fmt: skip
 _BLOCK_KINDS = (
     ("matrix", "matrix units"), ("vector", "vector units"), ("sram", "on-chip memory"), ("dram_phy", "memory interface"),
     ("link_phy", "links"), ("noc", "on-chip network"), ("control", "control"), ("other", "other"),
@@ -72,7 +76,7 @@ def document(
     return (
         f'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<meta name="viewport" content="width=device-width, initial-scale=1">\n<title>{escape(title)}</title>\n'
         f'<link rel="icon" href="data:,">\n<style>{_asset("page.css")}</style>\n</head>\n<body>\n<a class="skip" href="#answer">Skip to the answer</a>\n'
-        f'<nav aria-label="Sections"><strong>fabless</strong>{links}<button id="theme" type="button">Dark / light</button></nav>\n'
+        f'<nav aria-label="Sections"><strong>fabless</strong><div class="links">{links}</div><button id="theme" type="button">Dark / light</button></nav>\n'
         f"<main>{body}<footer>{footer}</footer></main>\n"
         f'<script type="application/json" id="specs">{_json(specs)}</script>\n<script type="application/json" id="sheets">{_json(list(sheets))}</script>\n'
         f"<script>{_chart_library()}</script>\n<script>{_asset('page.js')}</script>\n</body>\n</html>\n"
@@ -89,7 +93,7 @@ def _answer(a: Answer) -> str:
     first = own.services[0]
     cards = [
         (*_split(own.usd_per_mtok), "per million tokens"),
-        (f"{count(own.n_chips)} chips", "", f"{si(own.power_w, 'W')} at the peak of the traffic"),
+        (count(own.n_chips), "", f"chips, {si(own.power_w, 'W')} at the peak of the traffic"),
         (f"{first.tokens_per_s_per_user:.3g} tok/s", "", f"for one user; first token in {seconds(first.ttft_s)}"),
         (f"{own.j_per_token.mid:.3g} J" if own.j_per_token else "unknown", "", "per token, facility included"),
         (*_split(a.nre_usd), "once, before the first chip (NRE)"),
@@ -103,8 +107,11 @@ def _answer(a: Answer) -> str:
 
 
 def _split(value: Range | None) -> tuple[str, str]:
-    """Return a range's mid figure and, apart, its ends."""
-    return ("unknown", "") if value is None else (usd(value.mid), f"({usd(value.low)} to {usd(value.high)})")
+    """Return a range's mid figure and, apart, its ends if they differ."""
+    if value is None:
+        return "unknown", ""
+    ends = usd(value.low), usd(value.high)
+    return usd(value.mid), f"({ends[0]} to {ends[1]})" if ends[0] != ends[1] else ""
 
 
 def _band(error_ratio: float | None) -> str:
@@ -119,6 +126,10 @@ def _chip(a: Answer) -> str:
         f'<td class="r">{percent(b.area_mm2 / sum(x.area_mm2 for x in a.silicon.blocks), 1)}</td><td class="r">{si(b.leakage_w, "W")}</td><td class="soft">{escape(b.basis)}</td></tr>'
         for b in sorted(a.silicon.blocks, key=lambda b: -b.area_mm2)
     )
+    head = (
+        '<table><thead><tr><th scope="col">block</th><th scope="col" class="r">count</th><th scope="col" class="r">mm²</th><th scope="col" class="r">share</th>'
+        '<th scope="col" class="r">leakage</th><th scope="col">from</th></tr></thead><tbody>'
+    )
     services = _table(
         "How each model is served",
         ("model", "formats", "plan", "batch", "replicas", "tok/s/user", "first token", "per token", "prefill share", "memory per chip"),
@@ -127,8 +138,7 @@ def _chip(a: Answer) -> str:
     return (
         f'<div class="two"><div>{_sheet(chip_sheet(a))}</div><figure>{draw(a.silicon)}<ul class="legend">{legend}</ul>'
         f"<figcaption>One die to scale, ± {percent(a.silicon.area_error_ratio)} on its area. Point at a block for its figures.</figcaption></figure></div>{services}"
-        f'<details><summary>Area of every block</summary><div class="scroll"><table><thead><tr><th scope="col">block</th><th scope="col" class="r">count</th><th scope="col" class="r">mm²</th>'
-        f'<th scope="col" class="r">share</th><th scope="col" class="r">leakage</th><th scope="col">from</th></tr></thead><tbody>{rows}</tbody></table></div></details>'
+        f"<details><summary>Area of every block</summary>{_scroll('Area of every block', head + rows + '</tbody></table>')}</details>"
     )
 
 
@@ -155,12 +165,17 @@ def _today(a: Answer) -> str:
         ),
     ]
     refused = "".join(f"<li><b>{escape(o.chip.name)}</b> ({o.how}): {escape(o.reason)}</li>" for o in a.comparison if not o.serves)
+    table = (
+        "<table><caption>Mid figures, low to high below them; the error band is that of the timing on the chip's family.</caption><thead><tr>"
+        '<th scope="col">chip</th><th scope="col">how</th><th scope="col" class="r">chips</th><th scope="col" class="r">$ per Mtok</th>'
+        '<th scope="col" class="r">$ per year</th><th scope="col" class="r">J/token</th><th scope="col" class="r">tok/s/user</th>'
+        f'<th scope="col">plan, batch</th><th scope="col" class="r">timing</th></tr></thead><tbody>{"".join(rows)}</tbody></table>'
+    )
     return (
         "<p>The same service, under the same targets, with the best plan and batch on each chip.</p>"
         '<div class="chart" id="comparison" role="img" aria-label="Dollars per million tokens by chip"></div>'
-        '<div class="scroll"><table><caption>Mid figures with low to high; the error band is that of the timing on the chip\'s family.</caption><thead><tr><th scope="col">chip</th><th scope="col">how</th>'
-        '<th scope="col" class="r">chips</th><th scope="col" class="r">$ per Mtok</th><th scope="col" class="r">$ per year</th><th scope="col" class="r">J/token</th><th scope="col" class="r">tok/s/user</th>'
-        f'<th scope="col">plan, batch</th><th scope="col" class="r">timing</th></tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
+        f'<p class="caption">Dots are mid figures, lines run from low to high. {_ways({"build", *(o.how for o in a.comparison if o.serves)})}</p>'
+        + _scroll("Today's chips", table)
         + (
             f'<details><summary>Chips that cannot serve this study or have no known price</summary><ul class="plain">{refused}</ul></details>'
             if refused
@@ -169,15 +184,26 @@ def _today(a: Answer) -> str:
     )
 
 
+def _ways(ways: set[str]) -> str:
+    """Explain the ways to have a chip that are shown."""
+    return "; ".join(f"<b>{how}</b>: {meaning}" for how, meaning in _WAYS if how in ways) + "."
+
+
 def _option_row(o: Option, *, us: bool = False) -> str:
     s = o.services[0]
     cells = [
         f'<th scope="row">{escape(("this design: " if us else "") + o.chip.name)}</th><td>{o.how}</td><td class="r">{count(o.n_chips)}</td>',
-        f'<td class="r">{usd_range(o.usd_per_mtok) if o.usd_per_mtok else "unknown"}</td><td class="r">{usd(o.usd_per_year.mid) if o.usd_per_year else "unknown"}</td>',
+        f'<td class="r">{_stacked(o.usd_per_mtok)}</td><td class="r">{usd(o.usd_per_year.mid) if o.usd_per_year else "unknown"}</td>',
         f'<td class="r">{o.j_per_token.mid:.3g}</td>' if o.j_per_token else '<td class="r">unknown</td>',
         f'<td class="r">{s.tokens_per_s_per_user:.3g}</td><td>{escape(str(s.plan))}, {s.batch}</td><td class="r">{_band(o.error_ratio)}</td>',
     ]
     return f"<tr{' class=us' if us else ''}>{''.join(cells)}</tr>"
+
+
+def _stacked(value: Range | None) -> str:
+    """Write a range's mid figure with its ends on a line below."""
+    mid, ends = _split(value)
+    return f"{mid}<small>{ends.strip('()')}</small>" if ends else mid
 
 
 def _even(a: Answer) -> str:
@@ -197,7 +223,7 @@ def _even(a: Answer) -> str:
 
 def _where(a: Answer) -> str:
     lines = "".join(
-        f'<tr><th scope="row">{escape(x.label)}</th><td>{x.group}</td><td class="r">{usd_range(x.usd)}</td><td>{x.when}</td><td class="soft">{escape(", ".join(x.sources))}</td></tr>'
+        f'<tr><th scope="row">{escape(x.label)}</th><td>{x.group}</td><td class="r">{_stacked(x.usd)}</td><td>{x.when}</td><td class="soft">{escape(", ".join(x.sources))}</td></tr>'
         for x in a.bill.lines
     )
     groups = list(dict.fromkeys(s.group for s in a.breakdown))
@@ -205,15 +231,16 @@ def _where(a: Answer) -> str:
         f'<div><h3>{g.capitalize()}</h3><div class="chart" id="breakdown-{g}" role="img" aria-label="Shares of {g}"></div></div>'
         for g in groups
     )
-    charts_html = f'<div class="three">{parts}</div>'
+    charts_html = f'<div class="three">{parts}</div><p class="caption">Time: in brackets what bounds the operations. Energy: at the chips, averaged over the year. Money: per year.</p>'
     roof = (
         '<h3>Roofline</h3><div class="chart" id="roofline" role="img" aria-label="Roofline with every op of a decode step and of a prefill"></div>'
         '<p class="caption">Each point is one op of the first model, all its layers together, on one chip; it cannot lie above the roof.</p>'
     )
-    bill = (
-        '<details><summary>The whole bill</summary><div class="scroll"><table><thead><tr><th scope="col">line</th><th scope="col">group</th><th scope="col" class="r">USD (low to high)</th><th scope="col">when</th>'
-        f'<th scope="col">sources</th></tr></thead><tbody>{lines}</tbody></table></div></details>'
+    table = (
+        '<table><thead><tr><th scope="col">line</th><th scope="col">group</th><th scope="col" class="r">USD</th><th scope="col">when</th>'
+        f'<th scope="col">sources</th></tr></thead><tbody>{lines}</tbody></table>'
     )
+    bill = f"<details><summary>The whole bill</summary>{_scroll('The whole bill', table)}</details>"
     return charts_html + roof + bill
 
 
@@ -225,19 +252,22 @@ def _sure(a: Answer) -> str:
 
 
 def _why(a: Answer) -> str:
-    binding = "".join(f"<li>{escape(b.description)}</li>" for b in a.binding if b.gain_ratio > 0)
-    loose = ", ".join(escape(b.limit_text) for b in a.binding if b.gain_ratio <= 0)
+    binding = "".join(f"<li>{escape(_sentence(b.description))}</li>" for b in a.binding if b.gain_ratio > 0)
+    loose = ", ".join(escape(b.description.partition(" does not bind")[0]) for b in a.binding if b.gain_ratio <= 0)
     lost = "".join(f"<tr><th scope='row'>{escape(r.label)}</th><td>{escape(r.reason)}</td></tr>" for r in a.runners_up)
     return (
         f'<h3>Which limit binds</h3><ul class="plain">{binding or "<li>None: lifting any single limit finds nothing better.</li>"}</ul>'
         + (f'<p class="soft">Not binding: {loose}.</p>' if loose else "")
         + '<h3>Runners-up</h3><p class="soft">The next best chips, then the best chip with each single choice made otherwise.</p>'
-        + f'<div class="scroll"><table><thead><tr><th scope="col">instead of the answer</th><th scope="col">why it lost</th></tr></thead><tbody>{lost}</tbody></table></div>'
+        + _scroll(
+            "Runners-up",
+            f'<table><thead><tr><th scope="col">instead of the answer</th><th scope="col">why it lost</th></tr></thead><tbody>{lost}</tbody></table>',
+        )
     )
 
 
 def _basis(a: Answer) -> str:
-    assumptions = "".join(f"<li>{escape(x)}</li>" for x in a.assumptions)
+    assumptions = "".join(f"<li>{escape(_sentence(x))}</li>" for x in a.assumptions)
     sources = "".join(
         f'<li id="src-{escape(s.id)}">{escape(s.title)}. {escape(s.publisher)}, {escape(s.date)}. {_link(s.url)}</li>'
         for s in sorted(a.sources, key=lambda s: s.title)
@@ -245,8 +275,17 @@ def _basis(a: Answer) -> str:
     return f'<h3>Assumed</h3><ul class="plain">{assumptions}</ul><details><summary>{len(a.sources)} sources of the figures used</summary><ul class="plain">{sources}</ul></details>'
 
 
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
 def _link(url: str) -> str:
     return f'<a href="{escape(url)}">{escape(url)}</a>' if url.startswith(("http://", "https://")) else escape(url)
+
+
+def _scroll(what: str, table: str) -> str:
+    """Let a wide table scroll by touch and by keyboard, so that the page itself never does."""
+    return f'<div class="scroll" tabindex="0" role="region" aria-label="{escape(what)}">{table}</div>'
 
 
 def _sheet(rows: Iterable[tuple[str, str]]) -> str:
@@ -256,7 +295,7 @@ def _sheet(rows: Iterable[tuple[str, str]]) -> str:
 def _table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     cells = "".join(f'<tr><th scope="row">{escape(r[0])}</th>{"".join(f"<td>{escape(c)}</td>" for c in r[1:])}</tr>' for r in rows)
     heads = "".join(f'<th scope="col">{escape(h)}</th>' for h in head)
-    return f'<div class="scroll"><table><caption>{escape(caption)}</caption><thead><tr>{heads}</tr></thead><tbody>{cells}</tbody></table></div>'
+    return _scroll(caption, f"<table><caption>{escape(caption)}</caption><thead><tr>{heads}</tr></thead><tbody>{cells}</tbody></table>")
 
 
 def _asset(name: str) -> str:
