@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fabless.core.errors import FablessError, UnsupportedError
+from fabless.core.units import binary, si
 from fabless.cost.price import FleetDemand, bought_chip, price, rent_bill
 from fabless.cost.rent import cheapest_tier
 from fabless.cost.system import HOURS_PER_YEAR, S_PER_YEAR
@@ -21,6 +22,8 @@ from fabless.sim.roofline import estimate
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from numpy.typing import NDArray
 
     from fabless.chip.chip import Chip
     from fabless.cost.bill import Bill
@@ -95,7 +98,7 @@ def _energies(chips: Sequence[Chip], silicon: Sequence[Silicon | None]) -> Energ
     table = Energies.of([c for c, s in zip(chips, silicon, strict=True) if s is not None], known)
     at = np.array([s is not None for s in silicon], dtype=bool)
 
-    def spread(column: np.ndarray[tuple[int, ...], np.dtype[np.float64]]) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
+    def spread(column: NDArray[np.float64]) -> NDArray[np.float64]:
         full = np.full(len(chips), np.nan)
         full[at] = column
         return full
@@ -117,41 +120,68 @@ class Choice:
 
 
 def _fewest_chips(study: Study, workload: Workload, chips: Sequence[Chip], energies: Energies) -> list[Choice | str]:
+    """Return for each chip the point that serves a model with the fewest chips, or by how much the nearest point misses."""
     capacity = np.array([c.memory_capacity_bytes for c in chips])
-    peak = study.demand.requests_per_s * study.demand.peak_ratio * workload.share
-    fewest = np.full(len(chips), np.inf)
-    nearest = np.full(len(chips), np.inf)
     chosen: list[Choice | str] = [f"multiplies none of the formats of {workload.model}'s recipes" for _ in chips]
+    nearest = np.full(len(chips), np.inf)
     for named in workload.recipes:
         for plan in _plans(study):
             steps = steps_of(study, workload, named.recipe, plan)
             if steps is None:
                 continue
-            served = serve(study, steps, plan, energies, 1.0)  # their family's calibration holds what they reach
-            with np.errstate(divide="ignore", invalid="ignore"):
-                n_chips = np.ceil(peak / served.requests_per_s) * plan.n_chips
-                ratios = {
-                    "memory": np.broadcast_to(served.memory_bytes / capacity, n_chips.shape),
-                    "time to first token": served.ttft_s / study.slo.ttft_s,
-                    "time per output token": served.tpot_s / study.slo.tpot_s,
-                }
-            runs = np.isfinite(served.tpot_s) & np.isfinite(n_chips)
-            worst = np.max([np.where(runs, r, np.inf) for r in ratios.values()], axis=0)
-            for i in range(len(chips)):
-                meets = np.where(worst[:, i] <= 1, n_chips[:, i], np.inf)
-                b = int(np.argmin(meets))
-                if meets[b] < fewest[i]:
-                    fewest[i] = meets[b]
-                    chosen[i] = Choice(named.name, plan, steps, served, b, i, float(meets[b]))
-                near = int(np.argmin(worst[:, i]))
-                if not np.isfinite(fewest[i]) and worst[near, i] < nearest[i]:
-                    nearest[i] = worst[near, i]
-                    missed = max(ratios, key=lambda name: ratios[name][near, i])
+            least_bytes = steps.memory_bytes.min()
+            for i in np.flatnonzero(least_bytes > capacity):
+                if isinstance(chosen[i], str) and least_bytes / capacity[i] < nearest[i]:
+                    nearest[i] = least_bytes / capacity[i]
+                    need, have = binary(least_bytes), binary(capacity[i])
                     chosen[i] = (
-                        f"misses the targets: at best ({named.name}, {plan}, batch {steps.batches[near]}) "
-                        f"{missed} is {ratios[missed][near, i]:.3g} times its limit"
+                        f"too little memory: at best ({named.name}, {plan}, batch {steps.batches[0]}) a chip needs {need} and holds {have}"
                     )
+            roomy = np.flatnonzero(least_bytes <= capacity)
+            if len(roomy):
+                # Calibration holds what these chips reach, so that nothing is taken off.
+                served = serve(study, steps, plan, energies.take(roomy), 1.0)
+                _consider(study, workload, Candidate(named.name, plan, steps, served, roomy, capacity[roomy]), chosen, nearest)
     return chosen
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """Hold one recipe and plan served on the chips at positions `chips`, with the memory of each."""
+
+    recipe: str
+    plan: Plan
+    steps: Steps
+    served: Served
+    chips: NDArray[np.int64]
+    capacity_bytes: NDArray[np.float64]
+
+
+def _consider(study: Study, workload: Workload, c: Candidate, chosen: list[Choice | str], nearest: NDArray[np.float64]) -> None:
+    """Replace in `chosen` what a candidate beats: a point with more chips, or a miss by more."""
+    peak = study.demand.requests_per_s * study.demand.peak_ratio * workload.share
+    with np.errstate(divide="ignore", invalid="ignore"):
+        n_chips = np.ceil(peak / c.served.requests_per_s) * c.plan.n_chips
+        ratios = {
+            "memory": np.broadcast_to(c.served.memory_bytes / c.capacity_bytes, n_chips.shape),
+            "time to first token": c.served.ttft_s / study.slo.ttft_s,
+            "time per output token": c.served.tpot_s / study.slo.tpot_s,
+        }
+    runs = np.isfinite(c.served.tpot_s) & np.isfinite(n_chips)
+    worst = np.where(runs, np.max(list(ratios.values()), axis=0), np.inf)
+    meets = np.where(worst <= 1, n_chips, np.inf)
+    for column, i in enumerate(c.chips):
+        b, near, so_far = int(np.argmin(meets[:, column])), int(np.argmin(worst[:, column])), chosen[i]
+        if np.isfinite(meets[b, column]):
+            if isinstance(so_far, str) or meets[b, column] < so_far.n_chips:
+                chosen[i] = Choice(c.recipe, c.plan, c.steps, c.served, b, column, float(meets[b, column]))
+        elif isinstance(so_far, str) and worst[near, column] < nearest[i]:
+            nearest[i] = worst[near, column]
+            missed = max(ratios, key=lambda name: float(ratios[name][near, column]))
+            chosen[i] = (
+                f"misses the targets: at best ({c.recipe}, {c.plan}, batch {c.steps.batches[near]}) "
+                f"{missed} is {ratios[missed][near, column]:.3g} times its limit"
+            )
 
 
 def _fit(study: Study, workload: Workload, chip: Chip, choice: Choice) -> Fit:
@@ -236,6 +266,9 @@ def _options(study: Study, chip: Chip, fits: tuple[Fit, ...] | str) -> list[Opti
         options.append(_priced(chip, ("buy", own_tier), services, fleet, bill))
     if not options:
         options = [Option(chip, "rent", services, n_chips, error_ratio=error_ratio, reason="nobody has published a price")]
+    most_w = study.limits.chip_w
+    if most_w is not None and tdp_w > most_w:  # priced all the same: it tells what the limit costs
+        options = [replace(o, reason=f"draws {si(tdp_w, 'W')}, the study allows {si(most_w, 'W')}") for o in options]
     return [replace(o, error_ratio=error_ratio) for o in options]
 
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     #: Told (points done, points in all) after each chunk.
     Progress = Callable[[int, int], None]
 
-_POINTS_PER_CHUNK = 80_000  # some seconds of work, some tens of MB at most
+_POINTS_PER_CHUNK = 120_000  # some seconds of work, some tens of MB at most
 _LOST_WORKERS = 3  # a pool that loses workers more often has a defect, not bad luck
 
 

@@ -67,6 +67,7 @@ def graph_of(model: str, recipe: Recipe, step: Step) -> Graph:
     return lower(load(model), recipe, step)
 
 
+@lru_cache(maxsize=512)
 def steps_of(study: Study, workload: Workload, recipe: Recipe, plan: Plan) -> Steps | None:
     """Lower the steps of a service on a plan; None when no batch divides over its pipeline stages and data replicas."""
     lengths, model = study.demand.lengths, workload.model

@@ -40,7 +40,7 @@ def chip_of(space: Space, index: int) -> Chip:
         clock_hz=c["clock_hz"],
         n_cores=c["cores"],
         core=Core(
-            matrix=Mxu(c["rows"], c["lanes"], tuple((name, 1.0) for name in c["formats"])),
+            matrix=Mxu(c["rows"], c["lanes"], tuple(rate_of(f) for f in c["formats"])),
             vector_lanes=c["vector_lanes"],
             scratchpad=Sram(c["scratchpad_bytes"], banks=_BANKS, width_bytes=c["lanes"]),
             accumulator=Sram(c["rows"] * _HELD * 4.0, banks=1, width_bytes=4 * c["rows"]),
@@ -52,6 +52,12 @@ def chip_of(space: Space, index: int) -> Chip:
         package="interposer" if c["memory"].standard.startswith("hbm") else "organic",
         spare_cores=ceil(c["cores"] * space.spare_ratio),
     )
+
+
+def rate_of(text: str) -> tuple[str, float]:
+    """Read a format and its rate: `"int8"` -> `("int8", 1.0)`, `"bf16/8"` -> `("bf16", 0.125)`, multiplied at an eighth of the array's rate."""
+    name, _, divisor = text.partition("/")
+    return name, 1.0 / int(divisor or 1)
 
 
 def dram_of(choice: MemoryChoice) -> Dram:

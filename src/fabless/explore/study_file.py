@@ -385,7 +385,7 @@ def _space(space: SpaceSection, processes: list[str], path: str) -> Space:
         cores=tuple(space.cores),
         rows=tuple(space.rows),
         lanes=tuple(space.lanes),
-        formats=tuple(tuple(format_named(f).name for f in choice) for choice in space.formats),
+        formats=tuple(tuple(_rated(f, f"{path}: space.formats") for f in choice) for choice in space.formats),
         scratchpad_bytes=tuple(space.scratchpad_bytes),
         vector_lanes=tuple(space.vector_lanes),
         shared_bytes=tuple(space.shared_bytes),
@@ -394,6 +394,14 @@ def _space(space: SpaceSection, processes: list[str], path: str) -> Space:
         dies=tuple(space.dies),
         spare_ratio=space.spare_ratio,
     )
+
+
+def _rated(text: str, where: str) -> str:
+    """Return a format with the divisor of its rate, both checked: `"bfloat16/8"` -> `"bf16/8"`."""
+    name, slash, divisor = text.partition("/")
+    if slash and not (divisor.isdecimal() and int(divisor) > 0):
+        raise InputError(f"{where}: '{text}' must be a format, or a format and the divisor of its rate, such as 'bf16/8'")
+    return format_named(name).name + (f"/{int(divisor)}" if slash else "")
 
 
 def _plans(plans: PlansSection, limit: int | None, path: str) -> tuple[Plan, ...]:
