@@ -7,8 +7,8 @@ from fabless.model.float_reference import FloatReference
 from fabless.model.random_weights import RANDOM_CONFIGS, write_random
 from fabless.model.weights import open_weights
 
-torch = pytest.importorskip("torch", reason="torch is in the extra `torch`, not needed to run fabless")
-transformers = pytest.importorskip("transformers", reason="transformers is only the oracle of this test")
+torch = pytest.importorskip("torch", reason="torch is in the extra `oracles`, not needed to run fabless")
+transformers = pytest.importorskip("transformers", reason="transformers is in the extra `oracles`, not needed to run fabless")
 
 TOKENS = np.random.default_rng(7).integers(3, 160, (2, 24))
 

@@ -206,9 +206,8 @@ def test_bits_do_not_depend_on_chunks_or_batch(kind):
     reference, rng = IntegerReference(weights), np.random.default_rng(5)
     tokens = rng.integers(0, 160, 60)
     whole = reference.forward(tokens)
-    cut, cache = [], reference.start()
-    for part in np.split(tokens, [7, 8, 33]):
-        cut.append(reference.forward(part, cache))
+    cache = reference.start()
+    cut = [reference.forward(part, cache) for part in np.split(tokens, [7, 8, 33])]
     np.testing.assert_array_equal(np.concatenate(cut), whole)
     first, second = reference.start(), reference.start()
     reference.forward(tokens[:41], first)

@@ -19,7 +19,7 @@ from fabless.model.float_reference import Arithmetic, FloatReference, softmax
 from fabless.number.formats import BF16, E2M1, E4M3, INT4, INT8, Format
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     import numpy.typing as npt
@@ -58,7 +58,7 @@ class Scheme:
         blocks[..., :k] = x
         blocks = blocks.reshape(*x.shape[:-1], n, group)
         scale = self._scales(blocks)[..., None]
-        ratio = blocks / np.where(scale > 0, scale, np.float32(1))  # a scale of 0 stands for values that all round to 0
+        ratio: Floats = blocks / np.where(scale > 0, scale, np.float32(1)).astype(np.float32)  # a scale of 0 stands for values that all round to 0
         return (round_elements(ratio, self.element) * scale).reshape(*x.shape[:-1], n * group)[..., :k]
 
     def _scales(self, blocks: Floats) -> Floats:
@@ -251,15 +251,19 @@ def _chunks(ids: Sequence[int], first: int | None, n: int, limit: int) -> list[l
     return chunks[:limit] if limit else chunks
 
 
-def score(weights: Weights, recipe: QualityRecipe, chunks: Iterable[Sequence[int]]) -> Quality:
-    """Return the quality of a recipe over chunks of token ids, each scored from its second token on."""
-    reference, rounded = reference_of(weights, RECIPES["fp32"]), reference_of(weights, recipe)
+def score(weights: Weights, recipe: QualityRecipe, chunks: Sequence[Sequence[int]], truth: Sequence[Floats] | None = None) -> Quality:
+    """Return the quality of a recipe over chunks of token ids, each scored from its second token on.
+
+    `truth`: float32 logits `[T, V]` per chunk (`float_logits`), so that many recipes need the float pass once.
+    """
+    truth = float_logits(weights, chunks) if truth is None else truth
+    rounded = reference_of(weights, recipe)
     own: list[Floats] = []
     theirs: list[Floats] = []
     kl: list[Floats] = []
     agree: list[npt.NDArray[np.bool_]] = []
-    for chunk in chunks:
-        p, q = log_softmax(reference.forward(chunk)[:-1]), log_softmax(rounded.forward(chunk)[:-1])  # [T - 1, V]
+    for chunk, logits in zip(chunks, truth, strict=True):
+        p, q = log_softmax(logits[:-1]), log_softmax(rounded.forward(chunk)[:-1])  # [T - 1, V]
         at = (np.arange(len(chunk) - 1), np.asarray(chunk[1:]))
         theirs.append(-p[at])
         own.append(-q[at])
@@ -270,6 +274,12 @@ def score(weights: Weights, recipe: QualityRecipe, chunks: Iterable[Sequence[int
         weights.decoder.name, recipe.name, len(nll), math.exp(float(nll.mean())), math.exp(float(np.concatenate(theirs).mean())),
         float(np.concatenate(kl).mean()), float(np.concatenate(agree).mean()), tuple(nll.tolist()),
     )  # fmt: skip
+
+
+def float_logits(weights: Weights, chunks: Sequence[Sequence[int]]) -> list[Floats]:
+    """Return the float32 logits `[T, V]` of every chunk, each begun anew."""
+    reference = reference_of(weights, RECIPES["fp32"])
+    return [reference.forward(chunk) for chunk in chunks]
 
 
 def log_softmax(logits: Floats) -> Floats:
