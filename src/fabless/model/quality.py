@@ -58,7 +58,7 @@ class Scheme:
         blocks[..., :k] = x
         blocks = blocks.reshape(*x.shape[:-1], n, group)
         scale = self._scales(blocks)[..., None]
-        ratio: Floats = blocks / np.where(scale > 0, scale, np.float32(1)).astype(np.float32)  # a scale of 0 stands for values that all round to 0
+        ratio = np.asarray(blocks / np.where(scale > 0, scale, np.float32(1)), np.float32)  # a scale of 0 stands for values that all round to 0
         return (round_elements(ratio, self.element) * scale).reshape(*x.shape[:-1], n * group)[..., :k]
 
     def _scales(self, blocks: Floats) -> Floats:
