@@ -1,6 +1,7 @@
 """The search against a second, slow way to the same numbers: one point at a time, by the scalar verbs of each layer."""
 
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,9 @@ from fabless.core.errors import InfeasibleError, UnsupportedError
 from fabless.core.sources import table
 from fabless.cost.price import FleetDemand, chip_cost, price
 from fabless.cost.system import S_PER_YEAR
+from fabless.explore.chunk import _service
 from fabless.explore.frontier import losses, non_dominated
+from fabless.explore.hardware import hardware_of
 from fabless.explore.pricing import inputs_of
 from fabless.explore.search import design
 from fabless.explore.space import chip_of
@@ -136,7 +139,7 @@ def searched():
 
 
 def test_front_equals_brute_force_point_for_point(searched):
-    study, found, slow = searched
+    _, found, slow = searched
     met = {key: objectives for key, (objectives, meets) in slow.items() if meets}
     values = np.array([[o[0].mid, *o[1:]] for o in met.values()])
     front = {key for key, kept in zip(met, non_dominated(losses(values)), strict=True) if kept}
@@ -169,3 +172,30 @@ def test_the_best_row_has_the_least_weighted_score(searched):
     ]
     assert found.columns["score"][found.best] == pytest.approx(min(scores), rel=1e-11)
     assert found.columns["on_front"][found.best]
+
+
+def test_two_models_on_a_chip_equal_every_pair_of_points():
+    study = small_study(site_w="60 MW")
+    (first,) = study.workloads
+    pair = (replace(first, share=0.25), replace(first, model="llama-3.1-8b", share=0.75))
+    study = replace(study, workloads=pair, plans=study.plans[:3], batches=(32, 64), space=replace(study.space, process=("5nm",)))
+    found = design(study)
+    hardware, missed = hardware_of(study, [chip_of(study.space, i) for i in range(study.space.n_designs)])
+    services = [_service(study, w, hardware) for w in study.workloads]
+    tokens = study.demand.requests_per_s * study.demand.tokens_per_request * S_PER_YEAR
+    objectives = []
+    for chip in np.flatnonzero((missed == 0).all(axis=1)):
+        for i in np.flatnonzero((services[0]["chip"] == chip) & (services[0]["missed"] == 0)):
+            for j in np.flatnonzero((services[1]["chip"] == chip) & (services[1]["missed"] == 0)):
+                a, b = ({name: column[k] for name, column in s.items()} for s, k in ((services[0], i), (services[1], j)))
+                usd = (a["usd_per_year"] + b["usd_per_year"] + hardware.nre_usd_per_year[1][chip]) / tokens * 1e6
+                speed = min(a["tokens_per_s_per_user"], b["tokens_per_s_per_user"])
+                if a["power_w"] + b["power_w"] <= 60e6:
+                    objectives.append((usd, speed, a["power_w"] + b["power_w"], hardware.nre_usd[1][chip]))
+    values = np.array(objectives)
+    front = np.unique(values[non_dominated(losses(values))], axis=0)
+    ours = np.unique(np.stack([found.columns[name][found.front] for name in OBJECTIVES], axis=1), axis=0)
+    np.testing.assert_allclose(ours, front, rtol=1e-12)
+    assert len(front) > 3
+    assert (values[:, 2] > 0).all()
+    assert len(values) < len(services[0]["chip"]) * len(services[1]["chip"])

@@ -170,7 +170,7 @@ def test_workers_that_always_die_are_an_error_that_says_what_is_kept(monkeypatch
     monkeypatch.setattr(dispatch, "evaluate_packed", dies)
     monkeypatch.setattr(sys.modules[__name__], "dies", dies, raising=False)
     dies.__module__, dies.__qualname__ = __name__, "dies"
-    with pytest.raises(FablessError, match="worker processes were killed 4 times.*finished chunks are kept"):
+    with pytest.raises(FablessError, match=r"worker processes were killed 4 times.*finished chunks are kept"):
         design(small())
 
 

@@ -149,5 +149,5 @@ def test_lengths_from_quantiles_pass_through_them_and_keep_a_stated_mean():
     # These three quantiles are a log-normal's, of mean exp(mu + s^2/2). The grid's last bin, one in 2,000, holds P(Z > 3.29 - s) = 0.8% of
     # the mean, and taking it by its midpoint errs by less than that.
     assert lengths.input_mean == pytest.approx(100 * np.exp(s * s / 2), rel=0.008)
-    with pytest.raises(InputError, match="t.input: quantiles must rise"):
+    with pytest.raises(InputError, match=r"t\.input: quantiles must rise"):
         quantile_lengths((100, 30, 900, None), (50, 50, 50, None), 0.9, where="t")
