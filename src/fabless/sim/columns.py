@@ -65,6 +65,11 @@ class Columns:
         return np.bincount(self.owner, weights=values, minlength=len(self.ops)).astype(np.float64)
 
 
+#: Rows and columns of one head's recurrent state: those of gated delta nets and of Mamba-2 (its state is 128 wide), in whose chunked forms
+#: a state is multiplied by many tokens at once. Arithmetic of a scan is bound by reading states, not by this shape.
+_STATE_SIDE = 128
+
+
 class _Builder:
     """Collect rows op by op; becomes `Columns`."""
 
@@ -158,8 +163,8 @@ def _attention(b: _Builder, i: int, op: Attention) -> None:
 
 
 def _scan(b: _Builder, i: int, op: Scan) -> None:
-    """Price the recurrence as one product whose shape pads nowhere: its macs at the rate of its format."""
-    b.product(i, (1.0, 1.0, 1.0, op.macs_per_repeat, 0.0, 0.0, 0.0), op.operands, gemm=False)
+    """Price the recurrence as products with square states, one after the other: its macs at close to the rate of its format on any matrix unit."""
+    b.product(i, (op.macs_per_repeat / _STATE_SIDE**2, float(_STATE_SIDE), float(_STATE_SIDE), 1.0, 0.0, 0.0, 0.0), op.operands, gemm=False)
     b.stored[i] = op.state_read_bytes + op.state_write_bytes
     b.vector[i] = op.vector_ops_per_repeat
 
