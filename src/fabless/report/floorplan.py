@@ -44,7 +44,7 @@ def floorplan(silicon: Silicon) -> tuple[Rectangle, ...]:
     there is one of (shared memory, network, control) bands beside it.
     """
     blocks = [b for b in silicon.blocks if b.area_mm2 > 0]
-    scale = silicon.die_area_mm2 * silicon.n_dies / sum(b.area_mm2 for b in blocks) / silicon.n_dies
+    scale = silicon.die_area_mm2 / sum(b.area_mm2 for b in blocks)
     x, y, w, h = 0.0, 0.0, silicon.die_width_mm, silicon.die_height_mm
     drawn: list[Rectangle] = []
     for kind, vertical in ((_EDGE_WEST_EAST, True), (_EDGE_NORTH_SOUTH, False)):
@@ -52,9 +52,9 @@ def floorplan(silicon: Silicon) -> tuple[Rectangle, ...]:
         area = sum(b.area_mm2 for b in edge) * scale
         if not area:
             continue
-        sides = _two_sides(edge)
-        for side, members in enumerate(sides):
-            share = sum(b.area_mm2 / (2 if b in sides[0] and b in sides[1] else 1) for b in members) * scale
+        sides = 2 if any(b.count > 1 for b in edge) else 1
+        for side in range(sides):
+            share = area / sides
             depth = share / (h if vertical else w)
             if vertical:
                 strip = (x if side == 0 else x + w - depth, y, depth, h)
@@ -62,18 +62,14 @@ def floorplan(silicon: Silicon) -> tuple[Rectangle, ...]:
             else:
                 strip = (x, y if side == 0 else y + h - depth, w, depth)
                 y, h = (y + depth, h - depth) if side == 0 else (y, h - depth)
-            drawn += _slices(members, strip, along_y=vertical)
+            drawn += _slices(edge, strip, along_y=vertical)
     inner = [b for b in blocks if b.kind not in (_EDGE_WEST_EAST, _EDGE_NORTH_SOUTH)]
     return (*drawn, *_middle(inner, (x, y, w, h)))
 
 
-def _two_sides(edge: Sequence[Block]) -> tuple[list[Block], ...]:
-    return ([*edge], [*edge]) if any(b.count > 1 for b in edge) else ([*edge],)
-
-
 def _middle(blocks: Sequence[Block], area: tuple[float, float, float, float]) -> list[Rectangle]:
     repeats = max((b.count for b in blocks), default=1)
-    cores = [b for b in blocks if b.count > 1 and b.count % max(1, repeats) == 0] if repeats > 1 else []
+    cores = [b for b in blocks if b.count == repeats > 1]
     single = [b for b in blocks if b not in cores]
     total = sum(b.area_mm2 for b in blocks)
     x, y, w, h = area
@@ -81,8 +77,7 @@ def _middle(blocks: Sequence[Block], area: tuple[float, float, float, float]) ->
     if not cores:
         return _slices(single, area, along_y=w < h)
     # Cores above and below, single blocks as a band between them: the shortest wires to all.
-    half = h * core_share / 2
-    columns, rows = _grid(repeats, w, half * 2)
+    columns, rows = _grid(repeats, w, h * core_share)
     upper_rows = ceil(rows / 2)
     upper = h * core_share * upper_rows / rows
     drawn = _slices(single, (x, y + upper, w, h * (1 - core_share)), along_y=False) if single else []
@@ -98,7 +93,7 @@ def _middle(blocks: Sequence[Block], area: tuple[float, float, float, float]) ->
         n_in_row = min(columns, repeats - row * columns)
         width = w / n_in_row if n_in_row < columns else cell_w
         top = y + row * cell_h + (0 if row < upper_rows else h * (1 - core_share))
-        drawn += _slices(cores, (x + column * width, top, width, cell_h), along_y=width < cell_h, copy=index)
+        drawn += _slices(cores, (x + column * width, top, width, cell_h), along_y=width < cell_h)
     return drawn
 
 
@@ -112,7 +107,7 @@ def _grid(n: int, width: float, height: float) -> tuple[int, int]:
     return columns, ceil(n / columns)
 
 
-def _slices(blocks: Iterable[Block], area: tuple[float, float, float, float], *, along_y: bool, copy: int | None = None) -> list[Rectangle]:
+def _slices(blocks: Iterable[Block], area: tuple[float, float, float, float], *, along_y: bool) -> list[Rectangle]:
     blocks = list(blocks)
     total = sum(b.area_mm2 for b in blocks)
     x, y, w, h = area

@@ -269,7 +269,7 @@ def _why(a: Answer) -> str:
 def _basis(a: Answer) -> str:
     assumptions = "".join(f"<li>{escape(_sentence(x))}</li>" for x in a.assumptions)
     sources = "".join(
-        f'<li id="src-{escape(s.id)}">{escape(s.title)}. {escape(s.publisher)}, {escape(s.date)}. {_link(s.url)}</li>'
+        f"<li>{escape(s.title)}. {escape(s.publisher)}, {escape(s.date)}. {_link(s.url)}</li>"
         for s in sorted(a.sources, key=lambda s: s.title)
     )
     return f'<h3>Assumed</h3><ul class="plain">{assumptions}</ul><details><summary>{len(a.sources)} sources of the figures used</summary><ul class="plain">{sources}</ul></details>'
