@@ -20,7 +20,7 @@ from scipy.optimize import minimize
 from fabless.chip.catalogue import load_chip
 from fabless.mapping.gemm import Products
 from fabless.number.formats import format_named
-from fabless.sim import kernels as K
+from fabless.sim import kernels as K  # noqa: N812 - one letter keeps the fits readable
 from fabless.sim.calibration import Calibration
 from fabless.sim.collectives import collective_s
 
@@ -87,7 +87,7 @@ def gemm_errors(short, dtype, table, calibration, path):
     return np.log(K.gemm_call_s(chip, p, operand, path, calibration) / table[:, 3])
 
 
-def attention_errors(short, dtype, kv, table, calibration, paths):
+def attention_errors(short, dtype, kv, table, calibration, paths):  # noqa: PLR0917 - the first three are a table key
     chip = load_chip(CHIPS[short])
     b, s, step, h, hk, d, seconds = table.T
     keys, queries = s + step, s
@@ -114,7 +114,9 @@ def search(cost, start, limits=None, iterations=120):
     def bounded(x):
         return cost(np.exp(np.minimum(x, upper))) + 10 * float(np.sum(np.maximum(0, x - upper)))
 
-    found = minimize(bounded, np.log(np.maximum(start, 1e-12)), method="Nelder-Mead", options={"maxiter": iterations, "xatol": 1e-3, "fatol": 1e-5})
+    found = minimize(
+        bounded, np.log(np.maximum(start, 1e-12)), method="Nelder-Mead", options={"maxiter": iterations, "xatol": 1e-3, "fatol": 1e-5}
+    )
     return np.exp(np.minimum(found.x, upper))
 
 
@@ -177,10 +179,14 @@ class Fit:
                 return np.mean([loss(gemm_errors(*k, self.gemms[k], self.calibrations[self.family[k[0]]], made)) for k in mine])
 
             if name == "wide":  # its launch and rate are the family's own
-                x = search(lambda y, path=path: cost(replace(path, refill_s=y[0], tile_overhead_s=y[1])), [path.refill_s, path.tile_overhead_s])
+                x = search(
+                    lambda y, path=path: cost(replace(path, refill_s=y[0], tile_overhead_s=y[1])), [path.refill_s, path.tile_overhead_s]
+                )
                 self.paths[name] = replace(path, refill_s=x[0], tile_overhead_s=x[1])
             else:
-                x = search(lambda y, path=path: cost(K.GemmPath(*y, path.quantise_bytes, path.splits)), astuple(path)[:4], [None, None, 1.0, None])
+                x = search(
+                    lambda y, path=path: cost(K.GemmPath(*y, path.quantise_bytes, path.splits)), astuple(path)[:4], [None, None, 1.0, None]
+                )
                 self.paths[name] = K.GemmPath(*x, path.quantise_bytes, path.splits)
 
     def fit_attention(self):
@@ -193,7 +199,9 @@ class Fit:
             x = astuple(prefill)
             y = astuple(decode)
             for _ in range(2):
-                x = search(lambda v, n=name, d=decode: cost_of(self.prefills, n, (K.PrefillPath(*v), d)), x, [None, 1.0, 1.0, None, None], 300)
+                x = search(
+                    lambda v, n=name, d=decode: cost_of(self.prefills, n, (K.PrefillPath(*v), d)), x, [None, 1.0, 1.0, None, None], 300
+                )
                 y = search(lambda v, n=name, p=prefill: cost_of(self.decodes, n, (p, K.DecodePath(*v))), y, [None] * 4 + [1.25, None], 300)
             self.prefill[name] = K.PrefillPath(*x)
             self.decode[name] = K.DecodePath(*y)
@@ -298,7 +306,9 @@ def write(fit, left_out, target, held):
             spread = [getattr(x, f.name) for x in fit.calibrations.values()]
             soft = {"low": min(spread), "high": max(spread)} if c.family == "transfer" else {}
             kind = "derived" if c.family == "transfer" else "measured"
-            out.append(row(f"{c.family}.{f.name}", getattr(c, f.name), unit(f.name), kind, note=note, family=c.family, parameter=f.name, **soft))
+            out.append(
+                row(f"{c.family}.{f.name}", getattr(c, f.name), unit(f.name), kind, note=note, family=c.family, parameter=f.name, **soft)
+            )
         out.append(row(f"{c.family}.error_ratio", band, "ratio", "derived", note=note, family=c.family, parameter="error_ratio"))
     named = {f"gemm_{k}": v for k, v in fit.paths.items()}
     named |= {f"prefill_{k}": v for k, v in fit.prefill.items()} | {f"decode_{k}": v for k, v in fit.decode.items()}

@@ -38,6 +38,8 @@ EXPONENTIALS_PER_LANE = 1 / 8
 #: Ways in which a library may divide k, or keys, over cores.
 SPLITS = (1, 2, 4, 8, 16)
 KEY_SPLITS = (1, 2, 4, 8, 16, 32, 64)
+#: Attention kernel sets by the bf16 multiply-accumulates a core issues per cycle, widest first.
+KERNEL_SETS = ((4096, "tcgen05"), (2048, "wgmma"), (1024, "mma_1024"))
 #: Shortest k, and fewest keys, that one split still gets.
 SPLIT_K, SPLIT_KEYS = 256, 64
 
@@ -114,13 +116,13 @@ def decode_path(kernels: str) -> DecodePath:
 def kernel_set(chip: Chip) -> str:
     """Return the attention kernels that libraries ship for a chip, by the matrix instruction that its core's width tells.
 
-    mma (synchronous, to 1,024 bf16 multiply-accumulates a cycle: Ampere, Ada, RTX Blackwell), wgmma (2,048: Hopper), tcgen05 (4,096: B200).
-    Source: NVIDIA PTX ISA 8.7, sections 9.7.14 to 9.7.16.
+    mma_512 and mma_1024 (synchronous, by bf16 multiply-accumulates a cycle: Ada and RTX Blackwell, Ampere), wgmma (2,048: Hopper), tcgen05
+    (4,096: B200). Source: NVIDIA PTX ISA 8.7, sections 9.7.14 to 9.7.16.
     """
     assert isinstance(chip.core.matrix, TensorCore)
     rates = dict(chip.core.matrix.macs_per_cycle)
     width = rates.get("bf16", rates.get("fp16", 0.0)) * chip.core.n_matrix
-    return "tcgen05" if width >= 4096 else "wgmma" if width >= 2048 else "mma"
+    return next((name for least, name in KERNEL_SETS if width >= least), "mma_512")
 
 
 def path_name(format: NumberFormat) -> str:

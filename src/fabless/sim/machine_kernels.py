@@ -16,6 +16,10 @@ HALTED, WAITING = 0, 1
  BAD_PAIR, BAD_FORMAT) = range(-1, -14, -1)  # fmt: skip
 
 
+#: Inner functions need no way in from Python: leaving the wrappers out halves the time to compile.
+_native = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, error_model="numpy")
+
+
 def _column(mnemonic: str, field: str) -> int:
     return 1 + [f.name for f in BY_MNEMONIC[mnemonic].fields].index(field)
 
@@ -64,27 +68,25 @@ _L_T, _L_F, _L_N, _L_ROWS, _L_D, _L_DR, _L_AD, _L_ADR, _L_S = (
 )
 
 
-@njit(cache=True)
+@_native
 def _wrap(value):
     return (value + _HALF_RANGE) % _RANGE - _HALF_RANGE
 
 
-@njit(cache=True)
+@_native
 def _kept(x):
     """Flush: magnitudes below 2^-126 become +0; NaN passes."""
     return _ZERO if abs(x) < _TINY else x
 
 
-@njit(cache=True)
+@_native
 def _canonical(codes, first, count):
-    for e in range(first, first + count):
-        c = codes[e]
-        magnitude = c & 0x7FFFFFFF
-        if magnitude < 0x00800000:
-            c = 0
-        elif magnitude > 0x7F800000:
-            c = _NAN
-        codes[e] = c
+    part = codes[first : first + count]  # a slice from 0: the compiler sees that no index is negative, and vectorises
+    for e in range(count):
+        c = part[e]
+        magnitude = c & np.int32(0x7FFFFFFF)
+        c = np.int32(0) if magnitude < np.int32(0x00800000) else c
+        part[e] = np.int32(_NAN) if magnitude > np.int32(0x7F800000) else c
 
 
 @njit(cache=True)
@@ -98,38 +100,37 @@ def settle(memory, weights, where, word_bytes, first, last):
             where[word] = -1
 
 
-@njit(cache=True)
-def _half_value(h):
-    """Return the float32 code of a float16 code."""
-    sign, exponent, fraction = (h & 0x8000) << 16, h >> 10 & 31, h & 1023
-    if exponent == 31:
-        return _NAN if fraction else sign | _INF
-    if exponent == 0:
-        if fraction == 0:
-            return 0
-        shift = 0
-        while fraction < 1024:
-            fraction <<= 1
-            shift += 1
-        return sign | (113 - shift) << 23 | (fraction & 1023) << 13
-    return sign | (exponent + 112) << 23 | fraction << 13
+@_native
+def _half_values(halves, part, part_codes, count):
+    """Decode binary16: magnitude bits moved to binary32's place mean 2^-112 of the value, subnormals included; scaling by 2^112 is exact."""
+    for e in range(count):
+        part_codes[e] = np.int32(np.uint32(halves[e] & np.uint16(0x7FFF)) << np.uint32(13))
+    for e in range(count):
+        part[e] = part[e] * np.float32(2.0**112)
+    for e in range(count):
+        magnitude = np.int32(halves[e] & np.uint16(0x7FFF))
+        code = part_codes[e]
+        code = np.int32(_INF) if magnitude == np.int32(0x7C00) else code
+        code = np.int32(_NAN) if magnitude > np.int32(0x7C00) else code
+        part_codes[e] = code | np.int32(np.uint32(halves[e] & np.uint16(0x8000)) << np.uint32(16))
 
 
-@njit(cache=True)
+@_native
 def _values(memory, at, count, format, out, out_codes, first):
     """Decode `count` numbers at byte `at` into float32 `out[first...]`."""
     if format == _FP32:
+        words = memory[at : at + 4 * count].view(np.int32)
+        part = out_codes[first : first + count]
         for e in range(count):
-            b = at + 4 * e
-            out_codes[first + e] = np.int32(
-                np.uint32(memory[b]) | np.uint32(memory[b + 1]) << 8 | np.uint32(memory[b + 2]) << 16 | np.uint32(memory[b + 3]) << 24
-            )
+            part[e] = words[e]
     elif format == _BF16:
+        halves = memory[at : at + 2 * count].view(np.uint16)
+        part = out_codes[first : first + count]
         for e in range(count):
-            out_codes[first + e] = np.int32(np.uint32(memory[at + 2 * e]) << 16 | np.uint32(memory[at + 2 * e + 1]) << 24)
+            part[e] = np.int32(np.uint32(halves[e]) << np.uint32(16))
     elif format == _FP16:
-        for e in range(count):
-            out_codes[first + e] = np.int32(_half_value(np.int64(memory[at + 2 * e]) | np.int64(memory[at + 2 * e + 1]) << 8))
+        halves = memory[at : at + 2 * count].view(np.uint16)
+        _half_values(halves, out[first : first + count], out_codes[first : first + count], count)
     elif format == _INT8:
         for e in range(count):
             out[first + e] = np.float32(np.int8(memory[at + e]))
@@ -145,7 +146,7 @@ def _values(memory, at, count, format, out, out_codes, first):
     _canonical(out_codes, first, count)
 
 
-@njit(cache=True)
+@_native
 def _load(row, x, memory, weights, scales, where, a, sa, v):
     target, format, count, rows = row[_L_T], row[_L_F], row[_L_N], row[_L_ROWS]
     dst, address, stride = _wrap(row[_L_D] + x[row[_L_DR]]), _wrap(row[_L_AD] + x[row[_L_ADR]]), row[_L_S]
@@ -216,7 +217,7 @@ def _load(row, x, memory, weights, scales, where, a, sa, v):
     return 0
 
 
-@njit(cache=True)
+@_native
 def _store(row, x, memory, weights, where, word_bytes, a, sa, v):
     target, format, count, rows = row[_L_T], row[_L_F], row[_L_N], row[_L_ROWS]
     src, address, stride = _wrap(row[_L_D] + x[row[_L_DR]]), _wrap(row[_L_AD] + x[row[_L_ADR]]), row[_L_S]
@@ -255,7 +256,7 @@ def _store(row, x, memory, weights, where, word_bytes, a, sa, v):
     return 0
 
 
-@njit(cache=True)
+@_native
 def _gemm(row, x, memory, weights, scales, where, a, sa, c, ones, bias):
     m, n, k = row[_G_M], row[_G_N], row[_G_K]
     w, a0, c0 = _wrap(row[_G_W] + x[row[_G_WR]]), _wrap(row[_G_A] + x[row[_G_AR]]), _wrap(row[_G_C] + x[row[_G_CR]])
@@ -306,12 +307,12 @@ def _gemm(row, x, memory, weights, scales, where, a, sa, c, ones, bias):
     return 0
 
 
-@njit(cache=True)
+@_native
 def _quadratic(c0, c1, c2, row, d, bits):
     return c0[row] + ((c1[row] + (c2[row] * d >> bits)) * d >> bits)
 
 
-@njit(cache=True)
+@_native
 def _function(fn, t, codes, n, e0, e1, e2, r0, r1, r2, q0, q1, q2):
     for e in range(n):
         code = np.int64(codes[e]) & 0xFFFFFFFF
@@ -351,7 +352,7 @@ def _function(fn, t, codes, n, e0, e1, e2, r0, r1, r2, q0, q1, q2):
         codes[e] = np.int32(out)
 
 
-@njit(cache=True)
+@_native
 def _pre(pre, t, b, scalar, step, n):
     """Apply the two-operand step in place; b advances by `step` (0: one scalar)."""
     if pre == 1:
@@ -378,7 +379,7 @@ def _pre(pre, t, b, scalar, step, n):
                 t[e] = _LOWEST
 
 
-@njit(cache=True)
+@_native
 def _tree_sum(t, n):
     padded = (n + 127) // 128 * 128
     t[n:padded] = 0
@@ -393,7 +394,7 @@ def _tree_sum(t, n):
     return _kept(_kept(s0 + s1) + _kept(s2 + s3))
 
 
-@njit(cache=True)
+@_native
 def _best(t, n, argmax):
     best, index = t[0], 0
     for e in range(1, n):
@@ -404,7 +405,7 @@ def _best(t, n, argmax):
     return np.float32(index) if argmax else best
 
 
-@njit(cache=True)
+@_native
 def _quantise_row(t, codes, n, scope, q, sa, first, r0):
     blocks = (n + 31) // 32
     t[n : blocks * 32] = 0
@@ -448,7 +449,7 @@ def _quantise_row(t, codes, n, scope, q, sa, first, r0):
             q[word, j] = np.int8(0) if p != p else np.int8(max(np.float32(-127), min(np.float32(127), rounded)))  # noqa: PLR0124  NaN
 
 
-@njit(cache=True)
+@_native
 def _vector(code, row, x, a_words, sa, c, v, scratch, e0, e1, e2, r0, r1, r2, q0, q1, q2):
     """Execute vec, quant, mask or rotate."""
     rows, n = row[_ROWS], row[_LEN]
@@ -484,8 +485,9 @@ def _vector(code, row, x, a_words, sa, c, v, scratch, e0, e1, e2, r0, r1, r2, q0
             scalar = b[0]
     for i in range(rows):
         first = a0 + i * a_stride
+        part = source[first : first + n]
         for e in range(n):
-            t[e] = source[first + e]
+            t[e] = part[e]
         if code == MASK:
             shift = i * row[_M_STEP]
             low, high, start = x[row[_M_LOW]] + shift, x[row[_M_HIGH]] + shift, x[row[_M_START]]
@@ -504,8 +506,9 @@ def _vector(code, row, x, a_words, sa, c, v, scratch, e0, e1, e2, r0, r1, r2, q0
                 step = 0
                 if kind == 0:
                     step = 1
+                    part = v[b0 + i * b_stride * 32 : b0 + i * b_stride * 32 + n]
                     for e in range(n):
-                        b[e] = v[b0 + i * b_stride * 32 + e]
+                        b[e] = part[e]
                 elif kind == 1:
                     scalar = v[b0 + i * b_stride]
                 elif kind == 3:
@@ -523,13 +526,14 @@ def _vector(code, row, x, a_words, sa, c, v, scratch, e0, e1, e2, r0, r1, r2, q0
             _canonical(v_codes, at, 1)
         else:
             at = dst + i * dst_stride * 32
+            part = v[at : at + n]
             for e in range(n):
-                v[at + e] = t[e]
+                part[e] = t[e]
             _canonical(v_codes, at, n)
     return 0
 
 
-@njit(cache=True)
+@_native
 def _net(code, row, x, a, sa, v, words, ends):
     """Send or receive; returns WAITING when the link is too full or too empty."""
     space, first, count = row[1], _wrap(row[2] + x[row[3]]), row[4]
@@ -582,7 +586,7 @@ def _net(code, row, x, a, sa, v, words, ends):
     return 0
 
 
-@njit(cache=True)
+@_native
 def _sync(wait, signal, semaphores):
     for s in range(32):
         if wait >> s & 1:
@@ -597,14 +601,14 @@ def _sync(wait, signal, semaphores):
     return 0
 
 
-@njit(cache=True)
+@_native
 def _integer(value):
     if value != value:  # noqa: PLR0124  NaN
         return 0
     return np.int64(np.rint(max(np.float64(-2147483648.0), min(np.float64(2147483647.0), np.float64(value)))))
 
 
-@njit(cache=True, nogil=True)
+@njit(cache=True, nogil=True, error_model="numpy")
 def run(
     control, loops, x, table, parameters, memory, weights, scales, where, a, sa, c, v, semaphores, scratch, ones,
     in_words, in_ends, out_words, out_ends, e0, e1, e2, r0, r1, r2, q0, q1, q2,
