@@ -1,5 +1,6 @@
 """Each rule of `verify` has a program that breaks it, and the message names instruction, rule, value and remedy."""
 
+# ruff: noqa: E501  a table of messages
 from __future__ import annotations
 
 from dataclasses import replace
