@@ -178,7 +178,7 @@ def test_two_models_on_a_chip_equal_every_pair_of_points():
     study = small_study(site_w="60 MW")
     (first,) = study.workloads
     pair = (replace(first, share=0.25), replace(first, model="llama-3.1-8b", share=0.75))
-    study = replace(study, workloads=pair, plans=study.plans[:3], batches=(32, 64), space=replace(study.space, process=("5nm",)))
+    study = replace(study, slo=replace(study.slo, ttft_s=3.0), workloads=pair, plans=study.plans[:3], batches=(8, 32, 64, 128))
     found = design(study)
     hardware, missed = hardware_of(study, [chip_of(study.space, i) for i in range(study.space.n_designs)])
     services = [_service(study, w, hardware) for w in study.workloads]

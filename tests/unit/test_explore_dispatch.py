@@ -17,7 +17,7 @@ from fabless.explore import dispatch
 from fabless.explore.chunk import evaluate, pack, unpack
 from fabless.explore.outputs import frontier_bytes
 from fabless.explore.search import design
-from fabless.explore.study import read_study
+from fabless.explore.study import MemoryChoice, read_study
 
 ROOT = Path(__file__).parents[2]
 
@@ -174,12 +174,27 @@ def test_workers_that_always_die_are_an_error_that_says_what_is_kept(monkeypatch
         design(small())
 
 
+def test_unknown_names_are_answered_before_the_search():
+    study = small()
+    (workload,) = study.workloads
+    for wrong, message in (
+        (replace(study, workloads=(replace(workload, model="qwen3-8bb"),)), "no model 'qwen3-8bb'; did you mean 'qwen3-8b'"),
+        (replace(study, compare=("nvidia_l44",)), "nvidia_l44"),
+        (replace(study, space=replace(study.space, memory=(MemoryChoice("lpdr5x", 1),))), "no standard 'lpdr5x'; did you mean 'lpddr5x'"),
+        (replace(study, space=replace(study.space, process=("6.5nm",))), "no wafer price for process '6.5nm'"),
+        (replace(study, region="untied_states"), "untied_states"),
+    ):
+        with pytest.raises(FablessError) as caught:
+            design(wrong)
+        assert message in str(caught.value)
+
+
 def test_a_study_that_nothing_meets_shows_the_nearest_miss():
     study = small()
     tight = replace(study, slo=replace(study.slo, tpot_s=1e-4))
     with ThreadPoolExecutor(1) as executor, pytest.raises(InfeasibleError) as caught:
         design(tight, executor=executor)
     message = str(caught.value)
-    assert "study 'edge': none of 1,536 points meets every limit. Nearest miss: 7nm, " in message
+    assert "study 'edge': none of 2,304 points meets every limit. Nearest miss: 7nm, " in message
     assert "qwen3-8b as w" in message
     assert "times the limit of 100 µs" in message

@@ -36,6 +36,7 @@ _SERVER_PLANS = (1, 2, 4, 8, 16)
 _RENT_TIERS = ("on_demand", "reserved_1y", "reserved_3y")
 #: Vendors that rent their chips out or keep them; a published purchase price is then what the vendor itself pays its supplier.
 _SELL_NONE = frozenset({"Google", "AWS", "Microsoft", "Meta", "OpenAI"})
+_NO_ROOM = 1e6  # ranks a plan that does not fit behind every plan that fits and misses a target
 _OWN_TIERS = ("own_neocloud", "own_hyperscaler")
 
 
@@ -131,8 +132,9 @@ def _fewest_chips(study: Study, workload: Workload, chips: Sequence[Chip], energ
                 continue
             least_bytes = steps.memory_bytes.min()
             for i in np.flatnonzero(least_bytes > capacity):
-                if isinstance(chosen[i], str) and least_bytes / capacity[i] < nearest[i]:
-                    nearest[i] = least_bytes / capacity[i]
+                rank = _NO_ROOM * least_bytes / capacity[i]
+                if isinstance(chosen[i], str) and rank < nearest[i]:
+                    nearest[i] = rank
                     need, have = binary(least_bytes), binary(capacity[i])
                     chosen[i] = (
                         f"too little memory: at best ({named.name}, {plan}, batch {steps.batches[0]}) a chip needs {need} and holds {have}"

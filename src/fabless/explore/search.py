@@ -11,7 +11,8 @@ from fabless.core.units import si
 from fabless.explore.chunk import FIRST_RELAXED, LIMITS, MET, NEAREST
 from fabless.explore.dispatch import run_chunks
 from fabless.explore.frontier import DIRECTIONS, Binding, Counts, Frontier, RunnerUp, losses, non_dominated
-from fabless.explore.space import axis_text, choices, design_text
+from fabless.explore.pricing import inputs_of
+from fabless.explore.space import axis_text, choices, design_text, dram_of
 from fabless.explore.study import AXES, OBJECTIVES
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from fabless.explore.study import Study
 
 _RUNNERS_UP = 5
+_WORTH_SAYING = 0.001  # a gain below this prints as 0.0%
 _MEASURES = (
     *("usd_per_mtok_low", "usd_per_mtok_high", "score", "ttft_s", "tpot_s", "n_chips", "chips_average_w"),
     *("chip_tdp_w", "die_area_mm2", "package_usd"),
@@ -57,6 +59,7 @@ def design(study: Study, *, executor: Executor | None = None, progress: Progress
     where it is None; `progress(points_done, points)` is called as chunks end; `out` keeps finished chunks in `out/chunks`.
     Raises `InfeasibleError` with the nearest miss when no point meets every limit.
     """
+    check(study)
     results = run_chunks(study, executor, progress, None if out is None else out / "chunks")
     scalars = {"n_timed", "n_met", "n_only"}
     rows = {name: np.concatenate([r[name] for r in results]) for name in results[0] if name not in scalars}
@@ -79,6 +82,21 @@ def design(study: Study, *, executor: Executor | None = None, progress: Progress
     binding = tuple(_binding(study, name, _row(columns, best), relaxed[name], int(only[k])) for k, name in enumerate(LIMITS))
     ordered = tuple(sorted(binding, key=lambda b: -b.gain_ratio))
     return Frontier(study, columns, best, counts, ordered, _runners_up(study, columns, best))
+
+
+def check(study: Study) -> None:
+    """Look up every name that a study gives, so that a typo is answered before the search; raises `InputError` naming the nearest."""
+    from fabless.chip.catalogue import load_chip
+    from fabless.model.load import load
+
+    for workload in study.workloads:
+        load(workload.model)
+    for name in study.compare:
+        load_chip(name)
+    for memory in study.space.memory:
+        dram_of(memory)
+        for process in study.space.process:
+            inputs_of(study, process, memory.standard, "organic")
 
 
 def _take(rows: Columns, index: NDArray[np.int64]) -> Columns:
@@ -209,13 +227,13 @@ def _runner_up(study: Study, columns: Columns, best: int, row: int) -> RunnerUp:
     ratios = tuple((name, float((columns[name][row] / columns[name][best]) ** DIRECTIONS[name])) for name in OBJECTIVES)
     weighed = [(float(np.log(ratio)) * getattr(study.weights, name), name, ratio) for name, ratio in ratios]
     cost, name, ratio = max(weighed)
-    gain, better, saved = min(weighed)
+    _, better, saved = min(weighed)
     change = ", ".join(f"{axis} {b} instead of {a}" for axis, a, b in differs)
     if cost <= 0:
         reason = "equal to the best under the study's weights"
     else:
         reason = f"{ratio - 1:.1%} worse in {_OBJECTIVE_WORDS[name]}"
-        if gain < 0:
+        if 1 - saved >= _WORTH_SAYING:
             reason += f", which its {1 - saved:.1%} better {_OBJECTIVE_WORDS[better]} does not outweigh"
     return RunnerUp(row, change, differs, ratios, reason)
 

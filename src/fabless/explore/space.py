@@ -67,7 +67,7 @@ def dram_of(choice: MemoryChoice) -> Dram:
     facts = table("memory_standards")
     known = list(dict.fromkeys(str(f.attributes["standard"]) for f in facts))
     if choice.standard not in known:
-        raise InputError(f"space.memory: no standard '{choice.standard}'{nearest(choice.standard, known)}; known: none, {', '.join(known)}")
+        raise InputError(f"space.memory: no standard '{choice.standard}'{nearest(choice.standard, known)}; known: {', '.join(known)}")
     width, rate, capacity, latency = (
         facts.fact(f"{choice.standard}_{what}").known for what in ("width_bits", "pin_bits_per_s", "unit_capacity_bytes", "latency_s")
     )
