@@ -102,3 +102,32 @@ def test_a_format_that_nothing_multiplies_is_refused_by_name():
     with pytest.raises(UnsupportedError, match="none of these holds bf16"):
         estimate(graph, only_fp4)
     assert np.isinf(estimate_many([graph], [only_fp4]).latency_s[0, 0])
+
+
+def test_a_plan_beyond_the_links_is_refused_with_the_reach_of_the_links():
+    with pytest.raises(InfeasibleError) as error:
+        estimate(llama_layer(Step.decode(1, 8)), MESH, Plan(tensor=2))
+    assert str(error.value) == (
+        "llama layer on 2 x mesh (tp2): o.all_reduce exchanges data among 2 chips, but links join 1 and there is no network beyond; "
+        "lower the plan's degrees to 1 or set link.network_bandwidth_bytes_per_s"
+    )
+
+
+def test_a_scratchpad_below_the_smallest_tiles_is_refused():
+    tiny = replace(MXU, core=replace(MXU.core, scratchpad=Sram(100)))
+    with pytest.raises(InfeasibleError, match=r"qkv finds no room for its smallest tiles in 1.56 KiB of on-chip memory"):
+        estimate(llama_layer(Step.decode(1, 8)), tiny)
+
+
+def test_events_add_up_where_kernels_run_one_after_another():
+    trace = estimate(llama_layer(Step.decode(4, 100), layers=3), GPU, Plan(tensor=2))
+    assert trace.cycles == pytest.approx(sum(e.cycles for e in trace.events), rel=1e-12)
+    for event in trace.events:
+        parts = (event.compute_cycles, event.vector_cycles, event.memory_cycles, event.link_cycles)
+        assert event.cycles >= max(parts) + event.overhead_cycles - 1e-6
+
+
+def test_fewer_sequences_and_narrower_weights_are_offered_when_they_fit():
+    graph = llama_layer(Step.decode(64, 200_000), layers=1)
+    with pytest.raises(InfeasibleError, match=r"tensor parallelism 2 fits or 57 sequences instead of 64 fit"):
+        estimate(replace(graph, kv_bytes=53e9), MXU)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
@@ -11,9 +11,9 @@ from fabless.core.errors import FablessError, InfeasibleError
 from fabless.core.units import binary
 from fabless.mapping.parallel import partition
 from fabless.mapping.plan import Plan
-from fabless.model.graph import Gemm
+from fabless.model.graph import Collective, Gemm
 from fabless.sim.calibration import Calibration, calibration_for
-from fabless.sim.columns import columns, operand_format
+from fabless.sim.columns import columns, one_repeat, operand_format
 from fabless.sim.many import Estimates, OpTimes, estimate_many, op_times, step_times, unique_ops
 from fabless.sim.trace import Counters, Event, Trace
 
@@ -42,7 +42,9 @@ def estimate(graph: Graph, chip: Chip, plan: Plan | None = None, *, calibration:
     times = op_times(columns(unique), [chip], [calibration])
     latency, stage = step_times(times, counts, [graph], plan, np.array([calibration.prefetches]))
     index = {op: i for i, op in enumerate(unique)}
-    events = tuple(_event(op, index[replace(op, name="", count=1)], times, chip.clock_hz) for op in share.ops)
+    if not np.isfinite(latency[0, 0]):
+        _refuse(graph, chip, plan, share, times=times, index=index)
+    events = tuple(_event(op, index[one_repeat(op)], times, chip.clock_hz) for op in share.ops)
     total = Counters()
     for event in events:
         total = total + event.counters
@@ -56,6 +58,21 @@ def estimate(graph: Graph, chip: Chip, plan: Plan | None = None, *, calibration:
         counters=total,
         memory_bytes=share.memory_bytes,
         error_ratio=calibration.error_ratio,
+    )
+
+
+def _refuse(graph: Graph, chip: Chip, plan: Plan, share: Share, *, times: OpTimes, index: dict[Op, int]) -> NoReturn:
+    """Raise `InfeasibleError` for the first op that a chip cannot run at all: no link that far, or no room for its smallest tiles."""
+    op = next(op for op in share.ops if not np.isfinite(times.busy_s[index[one_repeat(op)], 0]))
+    where = f"{graph.model_name} on {plan.n_chips} x {chip.name} ({plan}): {op.name}"
+    if isinstance(op, Collective):
+        raise InfeasibleError(
+            f"{where} exchanges data among {op.n_chips} chips, but links join {chip.link.domain_chips} and there is no network beyond; "
+            f"lower the plan's degrees to {chip.link.domain_chips} or set link.network_bandwidth_bytes_per_s"
+        )
+    raise InfeasibleError(
+        f"{where} finds no room for its smallest tiles in {binary(chip.sram_bytes)} of on-chip memory; raise core.scratchpad.capacity_bytes "
+        "or lower the array's rows and lanes"
     )
 
 
