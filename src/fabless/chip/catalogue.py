@@ -143,9 +143,8 @@ def load_chip(name_or_path: str | Path) -> Chip:
         return read_chip(Path(name_or_path))
     id = _find(name_or_path)
     if id is None:
-        titles = [title for names in _names().values() for title in names]
         raise InputError(
-            f"unknown chip '{name_or_path}'{nearest(name_or_path, [*_names(), *titles])}; see `fabless chips`, or give the path of a chip.toml"
+            f"unknown chip '{name_or_path}'{nearest(name_or_path, spellings())}; see `fabless chips`, or give the path of a chip.toml"
         )
     return _chip(id)
 
@@ -154,6 +153,11 @@ def find_chip(name: str) -> Chip | None:
     """Return the chip that a name means, or None: nothing matches, several chips are named, or too little is published."""
     id = _find(name)
     return None if id is None or sheet(id).matrix == "none" else _chip(id)
+
+
+def spellings() -> tuple[str, ...]:
+    """Return every name by which the catalogue finds a chip: ids, titles and short forms."""
+    return (*_names(), *(title for names in _names().values() for title in names))
 
 
 def find_name(name: str) -> str | None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from fabless.cli.say import say, say_json, say_pairs, say_table
+from fabless.core.errors import InputError
 from fabless.core.units import si
 
 if TYPE_CHECKING:
@@ -55,6 +56,17 @@ def estimate(
     from fabless.model.step import Recipe, Step
     from fabless.sim.roofline import estimate as run
 
+    for option, value in (
+        ("--batch", batch),
+        ("--context", context),
+        ("--prompt", prompt),
+        ("--tp", tp),
+        ("--pp", pp),
+        ("--ep", ep),
+        ("--dp", dp),
+    ):
+        if value is not None and value < 1:
+            raise InputError(f"{option} must be at least 1, not {value}")
     what, where, formats, plan = load(model), load_chip(chip), Recipe.named(recipe), Plan(tp, pp, ep, dp)
     steps = {"decode": Step.decode(batch, context), "prefill": Step.prefill(1, prompt or context)}
     traces = {name: run(lower(what, formats, step), where, plan) for name, step in steps.items()}

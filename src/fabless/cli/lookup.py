@@ -51,7 +51,7 @@ def _kv_bytes_per_token(model: Model) -> float:
     return model.kv_bytes_per_token(Recipe())
 
 
-def _model_row(model: Model) -> dict[str, object]:
+def _model_row(model: Model) -> dict[str, str | float]:
     return {
         "name": model.name,
         "architecture": model.architecture,
@@ -100,7 +100,7 @@ def show(name: str, *, json: Json = False) -> None:
     name: a model or chip of the catalogue, or a file: chip.toml, config.json, *.safetensors, *.gguf, or a directory with a model.
     json: print JSON instead of text.
     """
-    from fabless.chip.catalogue import chip_names, find_chip
+    from fabless.chip.catalogue import find_chip, spellings
     from fabless.model.load import find_name, load, model_names
 
     path = Path(name)
@@ -114,11 +114,12 @@ def show(name: str, *, json: Json = False) -> None:
             say_json(_model_row(model) | {"model": model})
         else:
             say_pairs(
-                (key.replace("_", " "), f"{value:,}" if isinstance(value, int) else str(value)) for key, value in _model_row(model).items()
+                (key.replace("_", " "), str(value) if isinstance(value, str) else f"{value:,.0f}")
+                for key, value in _model_row(model).items()
             )
         return
     raise InputError(
-        f"no model, chip or file is called '{name}'{nearest(name, [*model_names(), *chip_names()])}; see 'fabless models' and 'fabless chips'"
+        f"no model, chip or file is called '{name}'{nearest(name, [*model_names(), *spellings()])}; see 'fabless models' and 'fabless chips'"
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import TYPE_CHECKING
 
 from fabless.core.errors import FablessError, InputError
@@ -28,6 +29,7 @@ def answered(path: Path, *, out: Path | None, processes: int | None, dask: str |
 
     study = read_study(path)
     directory = out or Path("out") / study.name
+    _require_writable(directory)
     with _executor(processes, dask) as executor, _progress(study, quiet=quiet) as progress:
         frontier = design(study, executor=executor, progress=progress, out=directory)
     answer = conclude(frontier)
@@ -35,6 +37,16 @@ def answered(path: Path, *, out: Path | None, processes: int | None, dask: str |
     write_outputs(answer, directory)
     write_text(directory / "report.html", html)
     return answer, directory
+
+
+def _require_writable(directory: Path) -> None:
+    """Make the directory and refuse one that takes no files, before minutes of work rather than after."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        raise InputError(f"{directory}: cannot write there ({error.strerror}); choose another place with --out") from None
 
 
 @contextmanager
