@@ -18,16 +18,18 @@ from pathlib import Path
 import numpy as np
 
 from fabless.fleet.experiment import Outcome, software_named
-from fabless.validate.meaning import SkipError, case_of
 from fabless.validate import predict
+from fabless.validate.meaning import SkipError, case_of
 from fabless.validate.predict import Predictor
 from fabless.validate.rows import read_rows
 from fabless.validate.validation import kind_of
 
 #: Weight of a kind in the objective; kinds that are not listed do not take part.
 WEIGHTS = {"tpot": 2.0, "ttft": 1.0, "ttft_queued": 0.7, "offline": 1.0, "server": 0.3, "throughput": 0.5, "tpot_open": 0.3}
+#: What a first token's time depends on beyond decode steps: fitted last, on runs (`--runs`).
+FIRST_TOKEN = ["request_overhead_s", "prompt_layer_s", "prefill_time_ratio"]
 #: Kinds that the quick prediction serves; queued first tokens are fitted afterwards on runs.
-QUICK = ("tpot", "ttft", "offline", "throughput")
+QUICK = ("tpot", "ttft", "ttft_queued", "offline", "throughput")
 BOUNDS = {
     "step_overhead_s": (0.0, 2e-2),
     "layer_overhead_s": (0.0, 3e-4),
@@ -35,13 +37,14 @@ BOUNDS = {
     "request_overhead_s": (0.0, 1e-1),
     "host_layer_s": (0.0, 6e-4),
     "launch_time_ratio": (0.0, 1.5),
-    "dense_time_ratio": (0.7, 2.5),
+    "prompt_layer_s": (0.0, 2e-3),
+    "dense_time_ratio": (0.8, 2.5),
     "expert_time_ratio": (0.5, 4.0),
     "expert_product_ratio": (1.0, 8.0),
     "dequantised_product_ratio": (1.0, 12.0),
     "exchange_time_ratio": (0.2, 3.0),
-    "attention_time_ratio": (0.7, 4.0),
-    "prefill_time_ratio": (0.7, 4.0),
+    "attention_time_ratio": (0.8, 4.0),
+    "prefill_time_ratio": (0.85, 4.0),
 }
 
 
@@ -105,20 +108,27 @@ class Quick(Predictor):
             token = decode + (b - 1) / n * max(mixed - parts * decode, 0.0)
         else:
             token = decode + (b - 1) / n * prompt
-        first = prompt + host.request_overhead_s + decode / 2
+        own = steps.prefill_s(whole, round(b) if host.mixes else 0) + steps.prompt_attention_s(whole)
+        load = min(b * prompt / (n * token + prompt), 0.95)
+        burst = prompt * (np.ceil(experiment.concurrency / deployment.n_replicas) - 1) / 2 / experiment.waves
+        first = max(own, prompt) * (1 + load / 2 / (1 - load)) + decode / 2 + burst + host.request_overhead_s
         rate = b / (n * token + first)
+        first += max(experiment.concurrency / deployment.n_replicas - b, 0.0) / rate
         return Outcome(first, first, first, token, token, token, rate * n, rate, b)
 
     def _open(self, experiment, deployment):
         raise SkipError("not in a search")
 
 
-def fit(pairs, generation, names, trials):
-    """Search at random around the best so far, one to three parameters at a time: overheads and rates trade against each other."""
+def fit(pairs, generation, names, trials, say=True, runs=False):
+    """Search at random around the best so far, one to three parameters at a time: overheads and rates trade against each other.
+
+    `runs` predicts closed loops by running them, on a thinned choice of experiments: for the parameters that first tokens depend on.
+    """
     rng = np.random.default_rng(7)
     software = software_named(generation)
-    predictor = Quick()
-    pairs = [(row, case) for row, case in pairs if kind_of(row) in QUICK]
+    predictor = Predictor() if runs else Quick()
+    pairs = thinned([(row, case) for row, case in pairs if kind_of(row) in QUICK]) if runs else [(r, c) for r, c in pairs if kind_of(r) in QUICK]
     best = start = score(pairs, software, predictor)
     width = 0.5
     for trial in range(trials):
@@ -135,29 +145,57 @@ def fit(pairs, generation, names, trials):
         predictor._steps.clear()
         predictor._outcomes.clear()
         width = 0.5 * 0.2 ** (trial / trials)
-    print(f"{generation}: {len(pairs)} rows, {start:.4f} -> {best:.4f} " + " ".join(f"{n}={getattr(software, n):.3g}" for n in names), flush=True)
+    if say:
+        print(f"{generation}: {len(pairs)} rows, {start:.4f} -> {best:.4f} " + " ".join(f"{n}={getattr(software, n):.3g}" for n in names), flush=True)
     return software, best
 
 
 DEFAULT = (
     "launch_time_ratio", "layer_overhead_s", "step_overhead_s", "dense_time_ratio", "expert_time_ratio", "expert_product_ratio", "dequantised_product_ratio", "exchange_time_ratio", "attention_time_ratio", "prefill_time_ratio",
-    "sequence_overhead_s", "request_overhead_s",
+    "sequence_overhead_s", "request_overhead_s", "prompt_layer_s",
 )  # fmt: skip
 
 #: Parameters that a generation's rows cannot tell, left at the transfer value or 1.
 FIXED = {
-    "vllm_2023": ("expert_product_ratio", "dequantised_product_ratio", "launch_time_ratio", "expert_time_ratio", "dense_time_ratio"),
-    "neuron_2": ("expert_time_ratio", "expert_product_ratio", "dequantised_product_ratio", "launch_time_ratio"),
-    "tt_metal": ("expert_product_ratio", "dequantised_product_ratio", "launch_time_ratio",),
+    "vllm_2023": ("prompt_layer_s", "expert_product_ratio", "dequantised_product_ratio", "launch_time_ratio", "expert_time_ratio", "dense_time_ratio"),
+    "neuron_2": ("prompt_layer_s", "expert_time_ratio", "expert_product_ratio", "dequantised_product_ratio", "launch_time_ratio"),
+    "tt_metal": ("prompt_layer_s", "expert_product_ratio", "dequantised_product_ratio", "launch_time_ratio",),
 }
+
+def names_of(generation):
+    return [n for n in DEFAULT if n not in FIXED.get(generation, ())] + (["host_layer_s"] if generation == "vllm_2023" else [])
+
+
+def leave_out(table, kind, trials, generations):
+    """Yield (generation, chip or model, parameters) fitted on the rows of all others."""
+    for generation in generations:
+        pairs = table[generation]
+
+        def key(case):
+            return case.deployment.chip.name if kind == "chip" else case.deployment.model.name
+
+        for name in sorted({key(case) for _, case in pairs}):
+            rest = [(row, case) for row, case in pairs if key(case) != name]
+            if len(rest) < 8:
+                continue
+            names = names_of(generation)
+            software, best = fit(rest, generation, names, trials, say=False)
+            print(f"# {generation} without {name}: {len(rest)} rows, {best:.4f}", flush=True)
+            yield generation, name, {n: getattr(software, n) for n in names}
+
 
 if __name__ == "__main__":
     predict._MOST_REQUESTS, predict._MOST_OPEN = 200, 800  # a coarser run serves a search
     table = load(Path(sys.argv[1]))
     trials = int(sys.argv[2])
-    fitted = {}
-    for generation in sys.argv[3:] or sorted(table):
-        names = [n for n in DEFAULT if n not in FIXED.get(generation, ())] + (["host_layer_s"] if generation == "vllm_2023" else [])
-        software, _ = fit(table[generation], generation, names, trials)
-        fitted[generation] = {name: getattr(software, name) for name in names}
-        print(json.dumps({generation: fitted[generation]}), flush=True)
+    chosen = [g for g in sys.argv[3:] if not g.startswith("--")] or sorted(table)
+    for kind in ("chip", "model"):
+        if f"--leave-out={kind}" in sys.argv:
+            for generation, name, values in leave_out(table, kind, trials, chosen):
+                print(json.dumps({"generation": generation, kind: name, "values": values}), flush=True)
+            sys.exit()
+    runs = "--runs" in sys.argv
+    for generation in chosen:
+        names = FIRST_TOKEN if runs else names_of(generation)
+        software, _ = fit(table[generation], generation, names, trials, runs=runs)
+        print(json.dumps({generation: {name: getattr(software, name) for name in names}}), flush=True)

@@ -23,6 +23,7 @@ class Software:
     `step_overhead_s`: host time per engine step that the accelerator waits for (scheduling, sampling, input preparation).
     `layer_overhead_s`: accelerator time per layer outside the modelled kernels (launch gaps, unfused small kernels, synchronisation).
     `host_layer_s`: host time to launch one layer's kernels one by one; a step cannot be shorter (0 where graphs are captured).
+    `prompt_layer_s`: the same of steps that take in prompts, whose varying shapes graphs do not capture.
     `sequence_overhead_s`: host time per running sequence and step (sampling, detokenisation).
     `request_overhead_s`: time of a request outside the engine until its first token (HTTP, tokenisation, first schedule).
     `launch_time_ratio`: gap between two kernels over that of separate calls (captured graphs and programmatic launches hide most of it).
@@ -44,6 +45,7 @@ class Software:
     step_overhead_s: float = 0.0
     layer_overhead_s: float = 0.0
     host_layer_s: float = 0.0
+    prompt_layer_s: float = 0.0
     sequence_overhead_s: float = 0.0
     request_overhead_s: float = 0.0
     launch_time_ratio: float = 1.0
@@ -64,10 +66,10 @@ class Software:
 
 
 _PARAMETERS = {
-    "step_overhead_s": float, "layer_overhead_s": float, "host_layer_s": float, "sequence_overhead_s": float, "request_overhead_s": float,
-    "launch_time_ratio": float, "dense_time_ratio": float, "expert_time_ratio": float, "expert_product_ratio": float, "dequantised_product_ratio": float,
-    "exchange_time_ratio": float,
-    "attention_time_ratio": float, "prefill_time_ratio": float, "memory_ratio": float, "step_tokens": int, "max_sequences": int, "mixes": bool, "reserves_output": bool,
+    "step_overhead_s": float, "layer_overhead_s": float, "host_layer_s": float, "prompt_layer_s": float, "sequence_overhead_s": float,
+    "request_overhead_s": float, "launch_time_ratio": float, "dense_time_ratio": float, "expert_time_ratio": float,
+    "expert_product_ratio": float, "dequantised_product_ratio": float, "exchange_time_ratio": float, "attention_time_ratio": float,
+    "prefill_time_ratio": float, "memory_ratio": float, "step_tokens": int, "max_sequences": int, "mixes": bool, "reserves_output": bool,
     "prefills_together": bool,
 }  # fmt: skip
 

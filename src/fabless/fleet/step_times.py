@@ -168,6 +168,7 @@ class SteppedDeployment:
         host, layers = deployment.software, deployment.model.n_layers
         self._fixed_s = host.step_overhead_s + host.layer_overhead_s * layers
         self._floor_s = host.step_overhead_s + host.host_layer_s * layers * host_ratio(deployment.chip.family)
+        self._prompt_floor_s = host.step_overhead_s + host.prompt_layer_s * layers
         if host.host_layer_s:
             self._fixed_s, self._floor_s = self._fixed_s * host_ratio(deployment.chip.family), self._floor_s * host_ratio(deployment.chip.family)
 
@@ -214,7 +215,8 @@ class SteppedDeployment:
         """Return the seconds of a step that takes in prompt tokens beside decodes, attention excluded."""
         dense = self._prefill_curves()[0]
         alone = dense(tokens)
-        return self._with_host(self._capped(alone) + (dense(tokens + decodes) - alone if decodes else 0.0), decodes)
+        device = self._with_host(self._capped(alone) + (dense(tokens + decodes) - alone if decodes else 0.0), decodes)
+        return max(device, self._prompt_floor_s)
 
     def prompt_attention_s(self, tokens: float) -> float:
         """Return the seconds of attention of one whole prompt."""
@@ -241,7 +243,7 @@ class SteppedDeployment:
             parts, attention = self.surface.prefill()
             ratio = self.deployment.software.prefill_time_ratio
             slower = ratio * self.deployment.software.attention_time_ratio
-            self._curves = Curve(_TOKENS, self._rest(parts) * ratio), Curve((0.0, *_PROMPTS), (0.0, *(attention * slower)))
+            self._curves = Curve(_TOKENS, (self._rest(parts) * ratio).tolist()), Curve((0.0, *_PROMPTS), (0.0, *(attention * slower)))
         return self._curves
 
     def _with_host(self, device_s: float, batch: float) -> float:

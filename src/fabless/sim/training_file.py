@@ -7,10 +7,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fabless.chip.catalogue import find_chip
+from fabless.chip.catalogue import load_chip
 from fabless.core.errors import InputError, nearest
 from fabless.model.huggingface import from_config
-from fabless.model.load import find_model
+from fabless.model.load import load
 from fabless.model.step import Recipe
 from fabless.sim.training import Training, TrainingStep, training_step
 
@@ -39,7 +39,7 @@ class TrainingRun:
 def read_training(path: Path | str) -> TrainingRun:
     """Read a TOML file such as examples/train.toml.
 
-    `model`: a name that `find_model` knows, or a table with the content of a config.json; `precision`: a recipe's name; `chip`: a chip's name or
+    `model`: a name or path that `fabless.model.load.load` knows, or a table with the content of a config.json; `precision`: a recipe's name; `chip`: a chip's name or
     file; `[training]`: the fields of `Training`. Raises `InputError` naming the file and the key that is missing, unknown or of the wrong type.
     """
     path = Path(path)
@@ -54,9 +54,9 @@ def read_training(path: Path | str) -> TrainingRun:
         if key not in content:
             raise InputError(f"{path}: lacks '{key}'; needed: model, chip, training")
     model = content["model"]
-    found = from_config(model, str(content.get("name", "model"))) if isinstance(model, dict) else find_model(str(model))
+    found = from_config(model, str(content.get("name", "model"))) if isinstance(model, dict) else load(str(model))
     recipe = Recipe.named(str(content.get("precision", "bf16")))
-    return TrainingRun(str(content.get("name", path.stem)), found, recipe, find_chip(str(content["chip"])), _training(path, content["training"]))
+    return TrainingRun(str(content.get("name", path.stem)), found, recipe, load_chip(str(content["chip"])), _training(path, content["training"]))
 
 
 def _training(path: Path, values: Any) -> Training:
@@ -68,10 +68,17 @@ def _training(path: Path, values: Any) -> Training:
     if missing:
         raise InputError(f"{path}: lacks training.{missing[0]}; needed: global_batch, micro_batch, sequence_tokens")
     for name, value in values.items():
-        kind = {"int": int, "bool": bool, "Recompute": str}[str(known[name].type)]
-        if not isinstance(value, kind) or (kind is int and (isinstance(value, bool) or value < (0 if name == "zero_stage" else 1))):
-            raise InputError(f"{path}: training.{name} must be a {'count of at least 1' if kind is int else kind.__name__}, not {value!r}")
+        _check_value(path, name, str(known[name].type), value)
     return Training(**values)
+
+
+def _check_value(path: Path, name: str, kind: str, value: Any) -> None:
+    if kind == "int":
+        least = 0 if name == "zero_stage" else 1
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise InputError(f"{path}: training.{name} must be a count of at least {least}, not {value!r}")
+    elif not isinstance(value, bool if kind == "bool" else str):
+        raise InputError(f"{path}: training.{name} must be {'true or false' if kind == 'bool' else 'text'}, not {value!r}")
 
 
 def _refuse_unknown(path: Path, values: dict[str, Any], known: tuple[str, ...], prefix: str) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fabless.core.errors import FablessError, InputError
+from fabless.sim.calibration import calibration_for
 from fabless.validate.checked import Checked
 from fabless.validate.meaning import SkipError, chip_of
 from fabless.validate.rows import need_columns, number, read_table
@@ -20,10 +21,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fabless.chip.chip import Chip
+    from fabless.sim.calibration import Calibration
 
     Floats = NDArray[np.float64]
     Group = tuple[str, ...]
-    Predict = Callable[[Chip, Group, Floats], Floats]
+    Predict = Callable[[Chip, Group, Floats, Calibration | None], Floats]
 
 _PORTABLE = ("chip", "dtype", "m", "n", "k", "latency_s")
 _GEMM = ("gemm_dtype", "m", "n", "k", "latency_ms")
@@ -45,10 +47,11 @@ def table_kind(columns: list[str]) -> str | None:
     return "comm" if {"op_name", "message_size"} & names else None
 
 
-def check_kernels(path: Path, *, lenient: bool = False) -> tuple[list[Checked], list[str]]:
+def check_kernels(path: Path, *, lenient: bool = False, leave_out: str | None = None) -> tuple[list[Checked], list[str]]:
     """Return the checked rows of a kernel table and the reasons of those without a prediction.
 
     The chip is in column `chip`, or, in tables without one, the start of the file's name (`h100_sxm_gemm_trtllm_1.3.0rc20.csv`).
+    `leave_out` "chip" prices kernels with the calibration that serves families without measurements.
     Raises `InputError` naming file, line and column for a missing column, text in a number and a latency that is not above zero.
     """
     columns, records = read_table(path)
@@ -72,7 +75,7 @@ def check_kernels(path: Path, *, lenient: bool = False) -> tuple[list[Checked], 
     checked: list[Checked] = []
     for group, rows in groups.items():
         try:
-            checked += _check_group(path, str(kind), group, rows)
+            checked += _check_group(path, str(kind), group, rows, calibration_for("transfer") if leave_out == "chip" else None)
         except SkipError as reason:
             reasons[str(reason)] += len(rows)
         except FablessError as error:
@@ -102,10 +105,12 @@ def _chip_in_name(path: Path) -> str:
     return (found[1] if found else path.stem).replace("_", " ")
 
 
-def _check_group(path: Path, kind: str, group: Group, rows: list[tuple[int, list[float], float]]) -> list[Checked]:
+def _check_group(
+    path: Path, kind: str, group: Group, rows: list[tuple[int, list[float], float]], calibration: Calibration | None
+) -> list[Checked]:
     chip = chip_of(group[0])
     values = np.array([v for _, v, _ in rows])
-    predicted = _PREDICT[kind](chip, group[1:], values)
+    predicted = _PREDICT[kind](chip, group[1:], values, calibration)
     name = path.stem
     batch, tokens = (values[:, 0], values[:, 1]) if kind == "attention" else (np.zeros(len(rows)), np.zeros(len(rows)))
     return [
@@ -123,13 +128,13 @@ def _kind(kind: str, path: Path, values: list[float]) -> str:
     return "attention_decode" if "generation" in path.stem or values[1] <= 1 else "attention_prefill"
 
 
-def _gemm(chip: Chip, group: Group, values: Floats) -> Floats:
+def _gemm(chip: Chip, group: Group, values: Floats, calibration: Calibration | None) -> Floats:
     from fabless.sim.kernels import predict_gemm
 
-    return predict_gemm(chip, group[0].lower(), *values.T)
+    return predict_gemm(chip, group[0].lower(), *values.T, calibration=calibration)
 
 
-def _attention(chip: Chip, group: Group, values: Floats) -> Floats:
+def _attention(chip: Chip, group: Group, values: Floats, calibration: Calibration | None) -> Floats:
     from fabless.sim.kernels import predict_attention
 
     batch, queries, context, heads, kv_heads, d_head = values.T
@@ -138,12 +143,12 @@ def _attention(chip: Chip, group: Group, values: Floats) -> Floats:
         at = d_head == d
         out[at] = predict_attention(
             chip, batch[at], np.maximum(queries[at], 1), context[at], n_heads=heads[at], n_kv_heads=kv_heads[at], d_head=int(d),
-            dtype=group[0], kv_dtype=group[1],
+            dtype=group[0], kv_dtype=group[1], calibration=calibration,
         )  # fmt: skip
     return out
 
 
-def _comm(chip: Chip, group: Group, values: Floats) -> Floats:
+def _comm(chip: Chip, group: Group, values: Floats, calibration: Calibration | None) -> Floats:
     from fabless.sim.kernels import predict_collective
 
     if group[0] not in _COLLECTIVES or group[1] not in _ELEMENT_BYTES:
@@ -151,7 +156,7 @@ def _comm(chip: Chip, group: Group, values: Floats) -> Floats:
     out = np.zeros(len(values))
     for n in np.unique(values[:, 0]):
         at = values[:, 0] == n
-        out[at] = predict_collective(chip, _COLLECTIVES[group[0]], values[at, 1] * _ELEMENT_BYTES[group[1]], int(n))
+        out[at] = predict_collective(chip, _COLLECTIVES[group[0]], values[at, 1] * _ELEMENT_BYTES[group[1]], int(n), calibration=calibration)
     return out
 
 

@@ -100,9 +100,12 @@ _GENERATIONS: tuple[tuple[str, str], ...] = (
     (r"vllm.*tpu|tpu.*vllm", "vllm_tpu"),
     (r"vllm.*rocm|rocm.*vllm", "vllm_rocm"),
     (r"sglang", "sglang_2025"),
+    (r"vllm v?0\.(1[3-9]|[2-9]\d)|vllm v?[1-9]\.", "vllm_2026"),
     (r"vllm", "vllm_2025"),
-    (r"tensorrt-llm|trtllm|trt-llm", "trtllm_1"),
+    (r"(tensorrt-llm|trtllm|trt-llm)[ -]?v?(0\.|1\.0|gpt-oss-dev)", "trtllm_1"),
+    (r"tensorrt-llm|trtllm|trt-llm", "trtllm_2026"),
     (r"jetpack|tensorrt 1", "trtllm_mlperf"),
+    (r"pytorch.*neuron|neuron 2\.2\d|torch-neuron", "neuron_encoder"),
     (r"neuron", "neuron_2"),
     (r"metalium|tt-metal|ttnn", "tt_metal"),
     (r"jetstream|maxtext|saxml", "jetstream"),
@@ -135,7 +138,8 @@ def plan_of(row: Row, model: Model, chips: int | None) -> Plan | None:
         return _stated_plan(stated, model, chips)
     if re.search(r"TP=\d+ NeuronCores", text) or "uses TP" in text:
         return Plan(tensor=chips or 1)
-    pipeline = int((re.search(r"\bPP(\d+)", text) or [0, "1"])[1])
+    stages = re.search(r"\bPP(\d+)", text)
+    pipeline = int(stages[1]) if stages else 1
     if found := re.search(r"\bDEP(\d+)", text):
         n = int(found[1])
         return Plan(tensor=1, data=n, expert=n if _is_moe(model) else 1, pipeline=pipeline)
@@ -237,7 +241,8 @@ def experiment_of(row: Row, model: Model) -> Experiment:
         low, waves = _client(row)
         mean = (1 + low) / 2  # lengths are uniform in [low * nominal, nominal]
         cv = (1 - low) / 2 / sqrt(3) / mean
-        return ClosedLoop(row.concurrency, Lengths(lengths.input_tokens * mean, lengths.output_tokens * mean, cv, cv), waves)
+        apart = max(cv, table("benchmarks").fact("client.fixed_output_cv").known)
+        return ClosedLoop(row.concurrency, Lengths(lengths.input_tokens * mean, lengths.output_tokens * mean, cv, apart), waves)
     if row.phase in ("prefill", "decode", "prefill+decode", "encoder_forward", "decode at 128 context", "static"):
         if row.concurrency is None:
             raise SkipError("no batch size stated")
@@ -262,7 +267,8 @@ def _client(row: Row) -> tuple[float, float]:
     """Return (shortest length as a share of the nominal, requests per concurrent slot) of a load generator.
 
     InferenceMAX draws lengths from [0.8, 1] times the nominal and sends 10 requests per slot (its README: RANDOM_RANGE_RATIO 0.8,
-    num-prompts = 10 x concurrency); other sources send fixed lengths.
+    num-prompts = 10 x concurrency); other sources send fixed lengths. Answers of one length would end in lockstep for ever, which no served
+    engine does: they are spread a little (data/benchmarks.toml, client.fixed_output_cv).
     """
     inferencemax = re.search(r"source_file=\d{4}-\d\d-\d\d\.csv|db-dump", row.notes)
     if inferencemax:
@@ -347,7 +353,9 @@ def case_of(row: Row) -> Case:
     experiment = experiment_of(row, model)
     plan = plan_of(row, model, row.chips)
     try:
-        plan = plan or smallest_plan(model, recipe, chip, row.chips or 1, software.memory_ratio, experiment)
+        if plan is None and isinstance(experiment, StaticBatch):
+            plan = Plan(tensor=row.chips or 1)  # one stream of requests is all there is
+        plan = plan or smallest_plan(model, recipe, chip, row.chips or 1, software.memory_ratio)
     except InputError as error:
         raise SkipError(str(error)) from None
     chips = row.chips or plan.n_chips
@@ -359,10 +367,16 @@ def case_of(row: Row) -> Case:
 
 def _stated_limits(software: Software, notes: str) -> Software:
     """Return the software with the limits that a row's notes state in place of the generation's."""
-    for pattern, name in ((r"max_num_seqs=(\d+)", "max_sequences"), (r"max_num_batched_tokens=(\d+)", "step_tokens"), (r"KV (\d+) tokens", "cache_tokens")):
-        if found := re.search(pattern, notes):
-            software = replace(software, **{name: int(found[1])})
-    return software
+    def stated(pattern: str) -> int | None:
+        found = re.search(pattern, notes)
+        return int(found[1]) if found else None
+
+    return replace(
+        software,
+        max_sequences=stated(r"max_num_seqs=(\d+)") or software.max_sequences,
+        step_tokens=stated(r"max_num_batched_tokens=(\d+)") or software.step_tokens,
+        cache_tokens=stated(r"KV (\d+) tokens"),
+    )
 
 
 @cache
@@ -372,13 +386,9 @@ def cache_bits(generation: str) -> int:
     return int(rows[0].known) if rows else 16
 
 
-def smallest_plan(model: Model, recipe: Recipe, chip: Chip, chips: int, memory_ratio: float, experiment: Experiment) -> Plan:
+def smallest_plan(model: Model, recipe: Recipe, chip: Chip, chips: int, memory_ratio: float) -> Plan:
     """Return the narrowest tensor-parallel plan whose weights leave 30% of the usable memory to the cache (replicas fill the rest).
-
-    A static batch uses all chips: one request stream is all there is.
     """
-    if isinstance(experiment, StaticBatch):
-        return Plan(tensor=chips)
     usable = chip.memory_capacity_bytes * memory_ratio
     tensor = 1
     while tensor < chips and model.weight_bytes(recipe) / tensor > 0.7 * usable:

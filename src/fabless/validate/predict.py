@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 _SEED = 20261122
 _MOST_REQUESTS = 1500  # of one closed-loop run; more waves are weighted, not run
 _OPEN_REQUESTS = 400
-_MOST_OPEN = 6000
-_BISECTIONS = 7
+_MOST_OPEN = 3000
+_BISECTIONS = 6
 
 
 class Predictor:
@@ -118,13 +118,13 @@ class Predictor:
         weights = np.full(n, (experiment.waves - 1) * concurrency / max(n - concurrency, 1))
         weights[:concurrency] = 1.0
         rate = _steady_rate(served) * deployment.n_replicas
-        return _outcome(served, outputs, weights, rate, experiment.lengths.output_tokens, deployment)
+        return _outcome(served, outputs, weights, rate, deployment)
 
     def _open(self, experiment: OpenLoop, deployment: Deployment) -> Outcome:
         steps = self.steps_of(deployment)
         if experiment.rate_per_s is not None:
             served, outputs = _poisson(steps, experiment, experiment.rate_per_s / deployment.n_replicas, experiment.n_requests)
-            return _outcome(served, outputs, np.ones(len(outputs)), experiment.rate_per_s, experiment.lengths.output_tokens, deployment)
+            return _outcome(served, outputs, np.ones(len(outputs)), experiment.rate_per_s, deployment)
         return self._open_at_limit(steps, experiment, deployment)
 
     def _open_at_limit(self, steps: SteppedDeployment, experiment: OpenLoop, deployment: Deployment) -> Outcome:
@@ -149,7 +149,7 @@ class Predictor:
             raise SkipError("cannot run: no arrival rate keeps the benchmark's latency limits")
         served, outputs = best
         weights = np.where(np.arange(n) < warm, 0.0, 1.0)
-        return _outcome(served, outputs, weights, low * deployment.n_replicas, experiment.lengths.output_tokens, deployment)
+        return _outcome(served, outputs, weights, low * deployment.n_replicas, deployment)
 
 
 def saturated(steps: SteppedDeployment, lengths: Lengths) -> Outcome:
@@ -218,14 +218,14 @@ def _steady_rate(served: Served) -> float:
     return len(served.end_s) / float(served.end_s.max() - served.arrival_s.min())
 
 
-def _outcome(served: Served, outputs: Floats, weights: Floats, rate: float, output_tokens: float, deployment: Deployment) -> Outcome:
+def _outcome(served: Served, outputs: Floats, weights: Floats, rate: float, deployment: Deployment) -> Outcome:
     ttft = served.ttft_s + deployment.software.request_overhead_s
     tpot = served.tpot_s(outputs)
     e2e = served.end_s - served.arrival_s + deployment.software.request_overhead_s
     q = _quantiles
     t, p, w = q(ttft, weights), q(tpot, weights), q(e2e, weights)
     return Outcome(
-        _mean(ttft, weights), t[0], t[3], _mean(tpot, weights), p[0], p[3], rate * output_tokens, rate, served.mean_batch,
+        _mean(ttft, weights), t[0], t[3], _mean(tpot, weights), p[0], p[3], rate * float(outputs.mean()), rate, served.mean_batch,
         t[1], t[2], p[1], p[2], _mean(e2e, weights), *w,
     )  # fmt: skip
 
@@ -258,4 +258,4 @@ def typical(case: Case) -> str:
 
 def _short(error: FablessError) -> str:
     text = str(error)
-    return text.split(":")[0][:60] if "memory" not in text and "cache" not in text else "memory too small for weights and cache"
+    return "memory too small for weights and cache" if "memory" in text or "cache" in text else text.partition(":")[0][:60]

@@ -5,13 +5,13 @@ from __future__ import annotations
 import csv
 from collections import Counter
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fabless.core.errors import InputError, nearest
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
 #: Columns that a serving table must have; `date`, `source_repo`, `source_path` and `notes` may be absent.
 SERVING_COLUMNS = (
@@ -221,8 +221,6 @@ def _length(path: Path, line: int, column: str, text: str) -> float | None:
 
 
 def _load(path: Path, line: int, text: str) -> tuple[int | None, str]:
-    if not text or not text[0].isdigit():
-        if text.startswith(("-", "+")):
-            number(path, line, "concurrency", text)
+    if not text or not text.lstrip("+-")[:1].isdigit():
         return None, text.lower()
     return _count(path, line, "concurrency", text), ""

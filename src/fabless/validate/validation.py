@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from dataclasses import dataclass
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +16,11 @@ from fabless.validate.kernels import check_kernels, table_kind
 from fabless.validate.meaning import SkipError, case_of
 from fabless.validate.predict import Predictor
 from fabless.validate.rows import read_rows, read_table
+from fabless.validate.transfer import without
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+
     from fabless.validate.rows import Row
 
 
@@ -64,7 +67,7 @@ class Validation:
 
 def _numbers(summary: Summary) -> dict[str, Any]:
     def plain(value: float) -> float | None:
-        return None if value != value else round(value, 6)
+        return None if isnan(value) else round(value, 6)
 
     return {"n": summary.n, "median_ape": plain(summary.median_ape), "p90_ape": plain(summary.p90_ape), "bias": plain(summary.bias)}
 
@@ -74,8 +77,8 @@ def validate(path: Path | str, *, lenient: bool = False, leave_out: str | None =
 
     `path`: a serving table (columns of `rows.SERVING_COLUMNS`), a table of matrix products (`chip,dtype,m,n,k,latency_s`, or
     `gemm_dtype,m,n,k,latency_ms` with the chip in the file's name), of attention or of collectives; a directory stands for all its CSV files.
-    `lenient` skips and counts wrong rows instead of raising. `leave_out` ("chip" or "model") corrects each row by what the rows of other chips
-    (other models) of its family say, never its own: see `transfer.leave_one_out`.
+    `lenient` skips and counts wrong rows instead of raising. `leave_out` ("chip" or "model") predicts each row with software parameters fitted
+    on the rows of other chips (other models), and kernels of a chip with the calibration for families without measurements: see `transfer.without`.
     Raises `InputError` naming file, line and column.
     """
     path = Path(path)
@@ -90,17 +93,13 @@ def validate(path: Path | str, *, lenient: bool = False, leave_out: str | None =
     for file in files:
         columns, _ = read_table(file)
         if table_kind(columns) is not None:
-            rows, reasons = check_kernels(file, lenient=lenient)
+            rows, reasons = check_kernels(file, lenient=lenient, leave_out=leave_out)
         else:
             table = read_rows(file, lenient=lenient)
-            rows, reasons = check_rows(table.rows, predictor)
+            rows, reasons = check_rows(table.rows, predictor, leave_out)
             reasons += [reason for reason, n in table.refused.items() for _ in range(n)]
         checked += rows
         skipped += reasons
-    if leave_out is not None:
-        from fabless.validate.transfer import leave_one_out
-
-        checked = leave_one_out(checked, leave_out)
     return Validation(tuple(checked), counted(skipped))
 
 
@@ -109,24 +108,38 @@ def counted(reasons: Iterable[str]) -> tuple[tuple[str, int], ...]:
     return tuple(sorted(Counter(reasons).items(), key=lambda item: (-item[1], item[0])))
 
 
-def check_rows(rows: Iterable[Row], predictor: Predictor) -> tuple[list[Checked], list[str]]:
+def check_rows(rows: Iterable[Row], predictor: Predictor, leave_out: str | None = None) -> tuple[list[Checked], list[str]]:
     """Return the checked rows and the reasons of those without a prediction."""
     checked: list[Checked] = []
     skipped: list[str] = []
     for row in rows:
         try:
             case = case_of(row)
-            predicted = predictor.predict(case)
+            predicted = predictor.predict(case if leave_out is None else without(case, leave_out))
         except SkipError as reason:
             skipped.append(str(reason))
             continue
         chip = case.deployment.chip
+        d = case.deployment
         checked.append(
             Checked(
-                row.id, chip.name, chip.family, case.deployment.model.name, case.deployment.software.name, row.phase, row.metric, kind_of(row),
-                float(row.concurrency or 0), row.input_tokens or 0.0, row.output_tokens or 0.0, row.precision, row.value, predicted, row.unit,
-                row.source,
-            )  # fmt: skip
+                id=row.id,
+                chip=chip.name,
+                family=chip.family,
+                model=d.model.name,
+                software=d.software.name,
+                phase=row.phase,
+                metric=row.metric,
+                kind=kind_of(row),
+                batch=float(row.concurrency or 0),
+                input_tokens=row.input_tokens or 0.0,
+                output_tokens=row.output_tokens or 0.0,
+                precision=row.precision,
+                measured=row.value,
+                predicted=predicted,
+                unit=row.unit,
+                source=row.source,
+            )
         )
     return checked, skipped
 
