@@ -181,7 +181,7 @@ def test_unknown_names_are_answered_before_the_search():
         (replace(study, workloads=(replace(workload, model="qwen3-8bb"),)), "no model 'qwen3-8bb'; did you mean 'qwen3-8b'"),
         (replace(study, compare=("nvidia_l44",)), "nvidia_l44"),
         (replace(study, space=replace(study.space, memory=(MemoryChoice("lpdr5x", 1),))), "no standard 'lpdr5x'; did you mean 'lpddr5x'"),
-        (replace(study, space=replace(study.space, process=("6.5nm",))), "no wafer price for process '6.5nm'"),
+        (replace(study, space=replace(study.space, process=("6.5nm",))), "unknown process '6.5nm'; did you mean '6nm'?"),
         (replace(study, region="untied_states"), "untied_states"),
     ):
         with pytest.raises(FablessError) as caught:

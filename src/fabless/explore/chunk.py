@@ -215,7 +215,9 @@ def score(study: Study, points: Mapping[str, NDArray[Any]]) -> NDArray[np.float6
     """Return the weighted sum of the logarithms of the objectives, signs such that less is better."""
     values = np.stack([points[name] for name in OBJECTIVES], axis=1)
     weights = np.array([getattr(study.weights, name) for name in OBJECTIVES])
-    return np.asarray(losses(np.log(values)) @ weights)
+    # A free NRE is possible (a study may set it so): its logarithm must stay finite. Summed by hand: a BLAS adds in an order of its own.
+    logs = losses(np.log(np.maximum(values, np.finfo(np.float64).tiny)))
+    return np.asarray((logs * weights).sum(axis=1))
 
 
 def _reduce(study: Study, points: Columns) -> Columns:

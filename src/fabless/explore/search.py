@@ -224,7 +224,7 @@ def _runners_up(study: Study, columns: Columns, best: int) -> tuple[RunnerUp, ..
 def _runner_up(study: Study, columns: Columns, best: int, row: int) -> RunnerUp:
     ours, theirs = (choices(study.space, int(columns["design"][i])) for i in (best, row))
     differs = tuple((axis, axis_text(axis, ours[axis]), axis_text(axis, theirs[axis])) for axis in AXES if ours[axis] != theirs[axis])
-    ratios = tuple((name, float((columns[name][row] / columns[name][best]) ** DIRECTIONS[name])) for name in OBJECTIVES)
+    ratios = tuple((name, _worse(columns[name][row], columns[name][best], name)) for name in OBJECTIVES)
     weighed = [(float(np.log(ratio)) * getattr(study.weights, name), name, ratio) for name, ratio in ratios]
     cost, name, ratio = max(weighed)
     _, better, saved = min(weighed)
@@ -236,6 +236,11 @@ def _runner_up(study: Study, columns: Columns, best: int, row: int) -> RunnerUp:
         if 1 - saved >= _WORTH_SAYING:
             reason += f", which its {1 - saved:.1%} better {_OBJECTIVE_WORDS[better]} does not outweigh"
     return RunnerUp(row, change, differs, ratios, reason)
+
+
+def _worse(theirs: float, best: float, objective: str) -> float:
+    """Return how many times worse an objective is than the best's; 1 where both are the same, zero included."""
+    return 1.0 if theirs == best else float((theirs / best) ** DIRECTIONS[objective])
 
 
 def _nearest_miss(study: Study, rows: Columns) -> str:
