@@ -73,9 +73,10 @@ def test_estimate_many_equals_estimate_pair_for_pair():
         for i, graph in enumerate(graphs):
             for j, chip in enumerate(chosen):
                 one = estimate(graph, chip, plan)
-                assert one.latency_s == pytest.approx(many.latency_s[i, j], rel=1e-12)
-                assert one.stage_s == pytest.approx(many.stage_s[i, j], rel=1e-12)
-                assert one.counters.dram_bytes == pytest.approx(many.dram_bytes[i, j], rel=1e-12)
+                assert one.cycles == many.latency_s[i, j] * chip.clock_hz
+                assert one.stage_cycles == many.stage_s[i, j] * chip.clock_hz
+                assert one.memory_bytes == many.memory_bytes[i, j]
+                assert one.counters.dram_bytes == pytest.approx(many.dram_bytes[i, j], rel=1e-12)  # summed event by event
                 assert dict(one.counters.macs)["bf16"] == pytest.approx(many.macs["bf16"][i, j], rel=1e-12)
                 assert many.feasible[i, j]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fabless.core.errors import IllegalProgramError, InfeasibleError, InputError, UnsupportedError
@@ -32,6 +32,7 @@ def test_fields_fill_the_word_without_overlap(spec):
 
 
 @pytest.mark.parametrize("spec", ISA, ids=lambda s: s.mnemonic)
+@settings(deadline=None)  # a shared machine may pause
 @given(data=st.data())
 def test_every_field_value_round_trips_through_word_and_text(spec, data):
     values = tuple(data.draw(st.integers(f.low, f.high), label=f.name) for f in spec.fields)

@@ -17,7 +17,9 @@ import numpy as np
 from fabless.core.errors import IllegalProgramError
 from fabless.number import functions
 from fabless.program.isa import ISA
-from fabless.sim import machine_kernels as kernels
+from fabless.sim import machine_words
+from fabless.sim.machine_kernels import run
+from fabless.sim.machine_transfer import settle
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,19 +30,19 @@ if TYPE_CHECKING:
     from fabless.sim.machine import State
 
 _ERRORS = {
-    kernels.BAD_PC: "runs past the end of the program; end it with halt",
-    kernels.BAD_LOOP: "loops nest too deep, or an end has no loop",
-    kernels.BAD_PARAMETER: "reads outside parameter memory",
-    kernels.BAD_WAIT: "waits for a semaphore that nothing before it in program order signals; signal it earlier",
-    kernels.BAD_SIGNAL: "signals a semaphore beyond its maximum; let its consumer wait more often",
-    kernels.BAD_MEMORY: "touches bytes outside memory; move or shorten the transfer",
-    kernels.BAD_WEIGHTS: "touches words outside the weight buffer; move or shorten it",
-    kernels.BAD_ACTIVATIONS: "touches words outside the activation buffer; move or shorten it",
-    kernels.BAD_ACCUMULATORS: "touches words outside the accumulators, or its rows overlap there; move or shorten it",
-    kernels.BAD_VECTOR: "touches elements outside the vector buffer; move or shorten it",
-    kernels.BAD_MESSAGE: "receives another space or count than the neighbour sent; pair send and recv alike",
-    kernels.BAD_PAIR: "rotates pairs, and its len is odd; make it even",
-    kernels.BAD_FORMAT: "names a format that its target cannot hold; see LOAD_FORMATS and STORE_FORMATS",
+    machine_words.BAD_PC: "runs past the end of the program; end it with halt",
+    machine_words.BAD_LOOP: "loops nest too deep, or an end has no loop",
+    machine_words.BAD_PARAMETER: "reads outside parameter memory",
+    machine_words.BAD_WAIT: "waits for a semaphore that nothing before it in program order signals; signal it earlier",
+    machine_words.BAD_SIGNAL: "signals a semaphore beyond its maximum; let its consumer wait more often",
+    machine_words.BAD_MEMORY: "touches bytes outside memory; move or shorten the transfer",
+    machine_words.BAD_WEIGHTS: "touches words outside the weight buffer; move or shorten it",
+    machine_words.BAD_ACTIVATIONS: "touches words outside the activation buffer; move or shorten it",
+    machine_words.BAD_ACCUMULATORS: "touches words outside the accumulators, or its rows overlap there; move or shorten it",
+    machine_words.BAD_VECTOR: "touches elements outside the vector buffer; move or shorten it",
+    machine_words.BAD_MESSAGE: "receives another space or count than the neighbour sent; pair send and recv alike",
+    machine_words.BAD_PAIR: "rotates pairs, and its len is odd; make it even",
+    machine_words.BAD_FORMAT: "names a format that its target cannot hold; see LOAD_FORMATS and STORE_FORMATS",
 }
 
 _COLUMNS = 1 + max(len(spec.fields) for spec in ISA)
@@ -90,7 +92,7 @@ class Runner:
         s = self.state
         before = int(self._control[2])
         status = int(
-            kernels.run(
+            run(
                 self._control, self._loops, self._registers, self._table, s.parameters, s.memory, s.weights.reshape(-1), s.weight_scales,
                 self._where, s.activations, s.activation_scales, s.accumulators, s.vector, s.semaphores, self._scratch, self._ones,
                 self._link_in.words, self._link_in.ends, self._link_out.words, self._link_out.ends, *self._roms,
@@ -105,7 +107,7 @@ class Runner:
 
     def settle(self) -> None:
         """Copy into the weight buffer every word that still refers to memory, so that the state's arrays show what the buffer holds."""
-        kernels.settle(self.state.memory, self.state.weights.reshape(-1), self._where, self.program.tile.rows * 32, 0, len(self.state.memory))
+        settle(self.state.memory, self.state.weights.reshape(-1), self._where, self.program.tile.rows * 32, 0, len(self.state.memory))
 
 
 class Link:
@@ -127,7 +129,9 @@ def run_ring_fast(tiles: Sequence[tuple[Program, State]]) -> None:
             if runner.advance() == 0:
                 del waiting[i]
         if waiting and progress(runners) == before:
-            raise IllegalProgramError(f"tiles {sorted(waiting)} wait for data that their neighbours never send; match every recv with a send")
+            raise IllegalProgramError(
+                f"tiles {sorted(waiting)} wait for data that their neighbours never send; match every recv with a send"
+            )
     for runner in runners:
         runner.settle()
 
