@@ -24,19 +24,22 @@ app = App(
     help="Should we have our own inference chip, and which one?",
     version=fabless.__version__,
     help_format="plaintext",
+    group_commands=_SETUP,
+    suppress_keyboard_interrupt=False,
 )
-for _path, _name, _group in (
-    ("fabless.cli.decide:design", "design", _ANSWER),
-    ("fabless.cli.decide:compare", "compare", _ANSWER),
-    ("fabless.cli.decide:estimate", "estimate", _ANSWER),
-    ("fabless.cli.lookup:models", "models", _LOOK),
-    ("fabless.cli.lookup:chips", "chips", _LOOK),
-    ("fabless.cli.lookup:show", "show", _LOOK),
-    ("fabless.cli.check:validate", "validate", _LOOK),
-    ("fabless.cli.check:train", "train", _ANSWER),
-    ("fabless.cli.lookup:schema", "schema", _SETUP),
+# Each with the line that the overview shows: reading it from a command's own help would load every command's module.
+for _path, _name, _group, _help in (
+    ("fabless.cli.decide:design", "design", _ANSWER, "Answer a study: which chip to build, and should we."),
+    ("fabless.cli.decide:compare", "compare", _ANSWER, "Compare a study's chip with those one can rent or buy."),
+    ("fabless.cli.decide:estimate", "estimate", _ANSWER, "Time one decode step and one prefill on a chip."),
+    ("fabless.cli.check:train", "train", _ANSWER, "Time one training step."),
+    ("fabless.cli.lookup:models", "models", _LOOK, "List the built-in models."),
+    ("fabless.cli.lookup:chips", "chips", _LOOK, "List the chips of the catalogue."),
+    ("fabless.cli.lookup:show", "show", _LOOK, "Show one model or chip in full, with sources."),
+    ("fabless.cli.check:validate", "validate", _LOOK, "Hold predictions against measurements."),
+    ("fabless.cli.lookup:schema", "schema", _SETUP, "Print the JSON Schema of a study file."),
 ):
-    app.command(_path, name=_name, group=_group)
+    app.command(_path, name=_name, group=_group, help=_help)
 app.register_install_completion_command(name="--install-completion")
 
 

@@ -22,21 +22,20 @@ def validate(
     table: Path,
     *,
     leave_out: Literal["chip", "model"] | None = None,
-    lenient: bool = False,
+    lenient: Annotated[bool, Parameter(negative="")] = False,
     rows: Path | None = None,
     report: Path | None = None,
     json: Json = False,
 ) -> None:
     """Predict every row of a table of measurements and print the errors by chip family and by kind of number.
 
-    Parameters
-    ----------
-    table: a CSV file, or a directory of them: serving measurements, matrix products, attention or collectives.
-    leave_out: cross-validate: correct each row by what other chips (or models) of its family say, never by its own.
-    lenient: skip and count wrong rows instead of stopping at the first.
-    rows: write every checked row to this CSV file.
-    report: write a page with predicted against measured to this HTML file.
-    json: print JSON instead of tables.
+    Args:
+        table: a CSV file, or a directory of them: serving measurements, matrix products, attention or collectives.
+        leave_out: cross-validate: correct each row by what other chips (or models) of its family say, never by its own.
+        lenient: skip and count wrong rows instead of stopping at the first.
+        rows: write every checked row to this CSV file.
+        report: write a page with predicted against measured to this HTML file.
+        json: print JSON instead of tables.
     """
     from fabless.validate.validation import validate as run
 
@@ -74,10 +73,9 @@ def _percent(ratio: float, sign: str = "") -> str:
 def train(description: Path, *, json: Json = False) -> None:
     """Time one training step: forward, backward, recomputation, pipeline bubble, exchanges, optimizer, and the memory it needs.
 
-    Parameters
-    ----------
-    description: a TOML file such as examples/train.toml: model, chip, precision, parallelism, batch.
-    json: print JSON instead of text.
+    Args:
+        description: a TOML file such as examples/train.toml: model, chip, precision, parallelism, batch.
+        json: print JSON instead of text.
     """
     from fabless.sim.training_file import read_training
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from fabless.explore.answer import Answer, Option
 
 Json = Annotated[bool, Parameter(name="--json", negative="")]
+Flag = Annotated[bool, Parameter(negative="")]
 
 
 def estimate(
@@ -29,25 +30,24 @@ def estimate(
     ep: int = 1,
     dp: int = 1,
     recipe: str = "bf16",
-    ops: bool = False,
+    ops: Flag = False,
     json: Json = False,
 ) -> None:
     """Estimate one decode step and the prefill of one prompt of a model on a chip.
 
-    Parameters
-    ----------
-    model: a model of the catalogue, or a config.json, safetensors or GGUF file, or a directory with one.
-    chip: a chip of the catalogue, or a chip.toml.
-    batch: sequences that decode together.
-    context: tokens behind each sequence.
-    prompt: tokens of the prompt that is prefilled; the context when not given.
-    tp: tensor parallelism.
-    pp: pipeline parallelism.
-    ep: expert parallelism.
-    dp: data-parallel attention.
-    recipe: number formats: bf16, fp16, fp8, int8, int4/bf16 (weights/activations), mxfp4, nvfp4, ...
-    ops: list every op.
-    json: print JSON instead of text.
+    Args:
+        model: a model of the catalogue, or a config.json, safetensors or GGUF file, or a directory with one.
+        chip: a chip of the catalogue, or a chip.toml.
+        batch: sequences that decode together.
+        context: tokens behind each sequence.
+        prompt: tokens of the prompt that is prefilled; the context when not given.
+        tp: tensor parallelism.
+        pp: pipeline parallelism.
+        ep: expert parallelism.
+        dp: data-parallel attention.
+        recipe: number formats: bf16, fp16, fp8, int8, int4/bf16 (weights/activations), mxfp4, nvfp4, ...
+        ops: list every op.
+        json: print JSON instead of text.
     """
     from fabless.chip.catalogue import load_chip
     from fabless.mapping.plan import Plan
@@ -110,20 +110,19 @@ def _bounds(events: tuple, cycles: float) -> list[tuple[str, float]]:  # type: i
 
 
 def design(
-    study: Path, *, out: Path | None = None, processes: int | None = None, dask: str | None = None, json: Json = False, quiet: bool = False
+    study: Path, *, out: Path | None = None, processes: int | None = None, dask: str | None = None, json: Json = False, quiet: Flag = False
 ) -> None:
     """Answer a study: which chip to build, how many, what tokens cost on it and on today's chips, and how sure all that is.
 
     Writes report.html, frontier.parquet, chip.toml, bill.csv and study.lock. Finished work is kept: a run that was stopped goes on where it was.
 
-    Parameters
-    ----------
-    study: the study file (TOML); 'fabless schema' prints what it may hold.
-    out: where to write; out/<study's name> when not given.
-    processes: worker processes on this machine; one per core when not given.
-    dask: address of a Dask scheduler whose workers do the search instead.
-    json: print JSON instead of text.
-    quiet: no progress bar.
+    Args:
+        study: the study file (TOML); 'fabless schema' prints what it may hold.
+        out: where to write; out/<study's name> when not given.
+        processes: worker processes on this machine; one per core when not given.
+        dask: address of a Dask scheduler whose workers do the search instead.
+        json: print JSON instead of text.
+        quiet: no progress bar.
     """
     from fabless.cli.work import answered
 
@@ -136,15 +135,14 @@ def design(
     say(f"Written to {directory}/: report.html, frontier.parquet, chip.toml, bill.csv, study.lock")
 
 
-def compare(study: Path, *, out: Path | None = None, json: Json = False, quiet: bool = False) -> None:
+def compare(study: Path, *, out: Path | None = None, json: Json = False, quiet: Flag = False) -> None:
     """Compare the chip designed for a study with every chip that can be rented or bought, on the same service.
 
-    Parameters
-    ----------
-    study: the study file (TOML).
-    out: where the search keeps its work; out/<study's name> when not given.
-    json: print JSON instead of text.
-    quiet: no progress bar.
+    Args:
+        study: the study file (TOML).
+        out: where the search keeps its work; out/<study's name> when not given.
+        json: print JSON instead of text.
+        quiet: no progress bar.
     """
     from fabless.cli.work import answered
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from fabless.cli.say import say, say_json, say_pairs, say_table
+from fabless.cli.say import plain, say, say_json, say_pairs, say_table
 from fabless.core.errors import InputError, nearest
 from fabless.core.units import si
 
@@ -20,9 +20,8 @@ Json = Annotated[bool, Parameter(name="--json", negative="")]
 def models(*, json: Json = False) -> None:
     """List the built-in models with parameters, active parameters and cache per token.
 
-    Parameters
-    ----------
-    json: print JSON instead of a table.
+    Args:
+        json: print JSON instead of a table.
     """
     from fabless.model.load import load, model_names
 
@@ -68,9 +67,8 @@ def _model_row(model: Model) -> dict[str, str | float]:
 def chips(*, json: Json = False) -> None:
     """List the chips of the catalogue; a dash is what nobody has published.
 
-    Parameters
-    ----------
-    json: print JSON instead of a table.
+    Args:
+        json: print JSON instead of a table.
     """
     from fabless.chip.catalogue import chip_names, load_chip
     from fabless.chip.chip import matrix_rates
@@ -95,10 +93,9 @@ def chips(*, json: Json = False) -> None:
 def show(name: str, *, json: Json = False) -> None:
     """Show one model or chip in full, every figure with its source and grade.
 
-    Parameters
-    ----------
-    name: a model or chip of the catalogue, or a file: chip.toml, config.json, *.safetensors, *.gguf, or a directory with a model.
-    json: print JSON instead of text.
+    Args:
+        name: a model or chip of the catalogue, or a file: chip.toml, config.json, *.safetensors, *.gguf, or a directory with a model.
+        json: print JSON instead of text.
     """
     from fabless.chip.catalogue import find_chip, spellings
     from fabless.model.load import find_name, load, model_names
@@ -132,7 +129,8 @@ def _show_chip(name: str, *, json: bool) -> None:
     facts = chip_facts(name) if not name.endswith(".toml") else ()
     silicon = harden(chip)
     if json:
-        say_json({"chip": chip, "facts": facts, "silicon": silicon})
+        cells = [plain(f) | {"text": f.text, "grade": f.grade} for f in facts]
+        say_json({"chip": chip, "facts": cells, "silicon": silicon})
         return
     say(chip.name)
     say_pairs(chip_rows(chip))
