@@ -17,6 +17,7 @@ from fabless.model.lower import lower
 from fabless.model.step import Recipe, Step
 from fabless.sim.columns import operand_format
 from fabless.sim.many import estimate_many
+from fabless.sim.roofline import estimate
 
 STEPS = (Step.prefill(1, 700), Step.decode(3, 1500), Step.mixed((1, 256, 512), (4, 1, 900)))
 OURS = Chip(
@@ -74,6 +75,17 @@ def test_no_chip_beats_its_peak_or_its_bandwidth_on_any_model():
                 assert latency[i, j] >= streamed / chip.dram.bandwidth_bytes_per_s * (1 - 1e-9), (graph.model_name, chip.name)
 
 
+def test_many_agree_with_one_to_the_last_bit_on_every_chip():
+    few = [lower(load(n), Recipe.named("bf16"), s) for n in ("llama-3.1-8b", "qwen3-30b-a3b") for s in STEPS]
+    every = chips()
+    many = estimate_many(few, every)
+    pairs = [(i, j) for i in range(len(few)) for j in range(len(every)) if many.feasible[i, j]]
+    assert len(pairs) > 100
+    for i, j in pairs:
+        one = estimate(few[i], every[j])
+        assert one.cycles == many.latency_s[i, j] * every[j].clock_hz
+
+
 @pytest.mark.parametrize("chip", [OURS, load_chip("h100"), load_chip("tpu v5e")], ids=lambda c: c.name)
 def test_more_hardware_is_never_slower(chip):
     all_graphs = [lower(load(n), Recipe.named("bf16"), s) for n in ("llama-3.1-8b", "mixtral-8x7b", "deepseek-v3") for s in STEPS]
@@ -82,7 +94,9 @@ def test_more_hardware_is_never_slower(chip):
         replace(chip, clock_hz=1.3 * chip.clock_hz),
         replace(chip, n_cores=2 * chip.n_cores),
         replace(chip, link=replace(chip.link, bandwidth_bytes_per_s=2 * chip.link.bandwidth_bytes_per_s)),
-        replace(chip, core=replace(chip.core, scratchpad=replace(chip.core.scratchpad, capacity_bytes=2 * chip.core.scratchpad.capacity_bytes))),
+        replace(
+            chip, core=replace(chip.core, scratchpad=replace(chip.core.scratchpad, capacity_bytes=2 * chip.core.scratchpad.capacity_bytes))
+        ),
     ]
     for plan in (Plan(), Plan(tensor=4)):
         times = estimate_many(all_graphs, [chip, *better], plan).latency_s
@@ -100,7 +114,9 @@ def test_a_batch_never_raises_throughput_above_the_bandwidth_bound():
 
 def test_grouped_queries_cost_fewer_bytes_and_less_time():
     """A known defect of GenZ: its attention time ignores the grouping of keys and values."""
-    attention = Attention("attention", 32, 32, 8, 128, 128, lower(load("llama-3.1-8b"), Recipe.named("bf16"), Step.decode(64, 8192)).ops[4].spans, 128, 128)
+    attention = Attention(
+        "attention", 32, 32, 8, 128, 128, lower(load("llama-3.1-8b"), Recipe.named("bf16"), Step.decode(64, 8192)).ops[4].spans, 128, 128
+    )
     grouped = lower(load("llama-3.1-8b"), Recipe.named("bf16"), Step.decode(64, 8192))
     assert isinstance(grouped.ops[4], Attention)
     single = replace(grouped, ops=tuple(replace(op, n_kv_heads=32) if isinstance(op, Attention) else op for op in grouped.ops))

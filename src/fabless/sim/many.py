@@ -116,11 +116,12 @@ def estimate_many(graphs: Sequence[Graph], chips: Sequence[Chip], plan: Plan | N
 
 def unique_ops(shares: Sequence[Share]) -> tuple[list[Op], Floats]:
     """Return the distinct ops of many shares and how often each occurs `[n_shares, n_ops]`."""
-    index: dict[Op, int] = {}
-    entries = [(g, index.setdefault(one_repeat(op), len(index)), op.count) for g, share in enumerate(shares) for op in share.ops]
+    found = {(one_repeat(op)): None for share in shares for op in share.ops}
+    index = {op: i for i, op in enumerate(sorted(found, key=repr))}  # one order for any company, so that sums round alike
     counts = np.zeros((len(shares), len(index)))
-    rows, ops, times = (np.array(x) for x in zip(*entries, strict=True))
-    np.add.at(counts, (rows, ops), times)
+    for row, share in zip(counts, shares, strict=True):
+        for op in share.ops:
+            row[index[one_repeat(op)]] += op.count
     return list(index), counts
 
 
