@@ -15,7 +15,7 @@ SAYS = {
     "03_price_a_chip": ["dies on a wafer", "once, for the design"],
     "04_a_small_study": ["The best chip to build is", "on the front"],
     "05_sweep_batch_and_context": ["NVIDIA H100", "16384"],
-    "06_compare_chips": ["tokens/s a chip", "NVIDIA"],
+    "06_compare_chips": ["tokens/s a chip", "NVIDIA H100 SXM"],
 }
 
 
