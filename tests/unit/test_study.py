@@ -76,7 +76,7 @@ def test_values_out_of_range_and_missing_ones_name_their_place():
     assert refused(changed(slo__quantile=1.5)) == "s.toml: slo.quantile: input should be less than 1, not 1.5"
     assert refused(changed(study__name=None)) == "s.toml: study.name: field required"
     assert "study.name" in refused(changed(study__name="../up"))
-    assert "[traffic] needs requests_per_s or tokens_per_day, and not both" in refused(changed(traffic__tokens_per_day=1e9))
+    assert "[traffic] needs requests_per_s or tokens_per_day, and not both" in refused(changed(traffic__requests_per_s=1e3))
 
 
 def test_unknown_names_are_answered_with_the_nearest():
