@@ -36,47 +36,61 @@ _M_START, _M_LOW, _M_HIGH, _M_STEP, _M_FILL = (column("mask", f) for f in ("star
 
 @native
 def _quadratic(c0, c1, c2, row, d, bits):
-    return c0[row] + ((c1[row] + (c2[row] * d >> bits)) * d >> bits)
+    r = np.uint64(row)  # unsigned: no code for negative indices, so that the loops vectorise
+    return c0[r] + ((c1[r] + (c2[r] * d >> bits)) * d >> bits)
 
 
 @native
-def _function(fn, t, codes, n, e0, e1, e2, r0, r1, r2, q0, q1, q2):
+def _exp2(t, out, n, c0, c1, c2):
     for e in range(n):
-        code = np.int64(codes[e]) & 0xFFFFFFFF
+        x = t[e]
+        inside = ZERO if x != x else min(max(x, np.float32(-127)), np.float32(128))  # noqa: PLR0124  NaN
+        fixed = np.int64(np.floor(np.float64(inside) * 67108864.0))
+        f = fixed & 0x3FFFFFF
+        y = _quadratic(c0, c1, c2, f >> 19, f & 0x7FFFF, 19)
+        code = ((fixed >> 26) + 126 << 23) + (y + 16 >> 5)
+        code = np.int64(INF) if x >= np.float32(128) else code
+        code = np.int64(0) if x < np.float32(-126) else code
+        out[e] = np.int32(np.int64(NAN) if x != x else code)  # noqa: PLR0124  NaN
+
+
+@native
+def _rcp(codes, out, n, c0, c1, c2):
+    for e in range(n):
+        code = np.int64(codes[e])
         exponent, fraction = code >> 23 & 255, code & 0x7FFFFF
-        if exponent == 255 and fraction:
-            out = np.int64(NAN)
-        elif fn == 1:
-            x = np.float64(t[e])
-            if x >= 128.0:
-                out = np.int64(INF)
-            elif x < -126.0:
-                out = np.int64(0)
-            else:
-                fixed = np.int64(np.floor(x * 67108864.0))
-                f = fixed & 0x3FFFFFF
-                y = _quadratic(e0, e1, e2, f >> 19, f & 0x7FFFF, 19)
-                out = ((fixed >> 26) + 126 << 23) + (y + 16 >> 5)
-        elif fn == 2:
-            if exponent == 0:
-                out = np.int64(INF)
-            elif exponent == 255:
-                out = np.int64(0)
-            else:
-                y = _quadratic(r0, r1, r2, fraction >> 16, fraction & 0xFFFF, 16)
-                out = (252 - exponent << 23) + (y + 8 >> 4)
-                out = out | code & 0x80000000 if out >= 0x800000 else np.int64(0)
-        elif exponent == 0:
-            out = np.int64(INF)
-        elif code >> 31:
-            out = np.int64(NAN)
-        elif exponent == 255:
-            out = np.int64(0)
-        else:
-            odd = exponent + 1 & 1
-            y = _quadratic(q0, q1, q2, odd << 7 | fraction >> 16, fraction & 0xFFFF, 16)
-            out = (125 - (exponent - 127 - odd >> 1) << 23) + (y + 8 >> 4)
-        codes[e] = np.int32(out)
+        y = _quadratic(c0, c1, c2, fraction >> 16, fraction & 0xFFFF, 16)
+        value = (252 - exponent << 23) + (y + 8 >> 4)
+        value = value | code & 0x80000000 if value >= 0x800000 else np.int64(0)
+        value = np.int64(INF) if exponent == 0 else value
+        value = (np.int64(NAN) if fraction else np.int64(0)) if exponent == 255 else value
+        out[e] = np.int32(value)
+
+
+@native
+def _rsqrt(codes, out, n, c0, c1, c2):
+    for e in range(n):
+        code = np.int64(codes[e])
+        exponent, fraction = code >> 23 & 255, code & 0x7FFFFF
+        odd = exponent + 1 & 1
+        y = _quadratic(c0, c1, c2, odd << 7 | fraction >> 16, fraction & 0xFFFF, 16)
+        value = (125 - (exponent - 127 - odd >> 1) << 23) + (y + 8 >> 4)
+        value = np.int64(0) if exponent == 255 else value
+        value = np.int64(NAN) if code < 0 or (exponent == 255 and fraction) else value
+        out[e] = np.int32(np.int64(INF) if exponent == 0 else value)
+
+
+@native
+def _function(fn, t, codes, spare, n, e0, e1, e2, r0, r1, r2, q0, q1, q2):
+    """Apply a function in place by way of `spare`: apart, the compiler sees that reads and writes do not meet."""
+    if fn == 1:
+        _exp2(t, spare, n, e0, e1, e2)
+    elif fn == 2:
+        _rcp(codes, spare, n, r0, r1, r2)
+    else:
+        _rsqrt(codes, spare, n, q0, q1, q2)
+    for e in range(n):
+        codes[e] = spare[e]
 
 
 @native
@@ -122,14 +136,18 @@ def _tree_sum(t, n):
 
 
 @native
-def _best(t, n, argmax):
-    best, index = t[0], 0
-    for e in range(1, n):
-        if best != best:  # noqa: PLR0124  the first NaN is greatest and stays
-            break
-        if t[e] > best or t[e] != t[e]:
-            best, index = t[e], e
-    return np.float32(index) if argmax else best
+def _best(codes, n):
+    """Return the index of the first greatest number: codes are compared as integers that rise with the number, NaN above infinity."""
+    canonical(codes, 0, n)
+    best = np.int32(-2147483648)
+    for e in range(n):
+        code = codes[e]
+        best = max(best, code ^ (code >> np.int32(31) & np.int32(0x7FFFFFFF)))
+    for e in range(n):
+        code = codes[e]
+        if code ^ (code >> np.int32(31) & np.int32(0x7FFFFFFF)) == best:
+            return e
+    return 0
 
 
 @native
@@ -219,9 +237,12 @@ def vector(code, row, x, a_words, sa, c, v, scratch, e0, e1, e2, r0, r1, r2, q0,
             shift = i * row[_M_STEP]
             low, high, start = x[row[_M_LOW]] + shift, x[row[_M_HIGH]] + shift, x[row[_M_START]]
             fill = LOWEST if row[_M_FILL] else ZERO
-            for e in range(n):
-                if start + e < low or start + e >= high:
-                    t[e] = fill
+            first_valid = min(max(low - start, 0), n)
+            end_valid = max(min(high - start, n), first_valid)
+            for e in range(first_valid):
+                t[e] = fill
+            for e in range(end_valid, n):
+                t[e] = fill
         elif code == ROTATE:
             base = b0 + i * b_stride * 32
             for e in range(0, n, 2):
@@ -244,12 +265,16 @@ def vector(code, row, x, a_words, sa, c, v, scratch, e0, e1, e2, r0, r1, r2, q0,
                         b[e] = t[e]
                 _pre(pre, t, b, scalar, step, n)
             if fn:
-                _function(fn, t, t_codes, n, e0, e1, e2, r0, r1, r2, q0, q1, q2)
+                _function(fn, t, t_codes, b.view(np.int32), n, e0, e1, e2, r0, r1, r2, q0, q1, q2)
         if code == QUANT:
             _quantise_row(t, t_codes, n, row[_RED], a_words, sa, dst + i * dst_stride, r0)
         elif reduce:
             at = dst + i * dst_stride
-            v[at] = _tree_sum(t, n) if reduce == 1 else _best(t, n, reduce == 3)
+            if reduce == 1:
+                v[at] = _tree_sum(t, n)
+            else:
+                index = _best(t_codes, n)
+                v[at] = np.float32(index) if reduce == 3 else t[index]
             canonical(v_codes, at, 1)
         else:
             at = dst + i * dst_stride * 32
