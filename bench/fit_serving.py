@@ -27,7 +27,7 @@ from fabless.validate.validation import kind_of
 #: Weight of a kind in the objective; kinds that are not listed do not take part.
 WEIGHTS = {"tpot": 2.0, "ttft": 1.0, "ttft_queued": 0.7, "offline": 1.0, "server": 0.3, "throughput": 0.5, "tpot_open": 0.3}
 #: What a first token's time depends on beyond decode steps: fitted last, on runs (`--runs`).
-FIRST_TOKEN = ["request_overhead_s", "prompt_layer_s", "prefill_time_ratio"]
+FIRST_TOKEN = ["request_overhead_s", "prompt_kernel_s", "prefill_time_ratio"]
 #: Kinds that the quick prediction serves; queued first tokens are fitted afterwards on runs.
 QUICK = ("tpot", "ttft", "ttft_queued", "offline", "throughput")
 BOUNDS = {
@@ -37,7 +37,7 @@ BOUNDS = {
     "request_overhead_s": (0.0, 1e-1),
     "host_layer_s": (0.0, 6e-4),
     "launch_time_ratio": (0.0, 1.5),
-    "prompt_layer_s": (0.0, 2e-3),
+    "prompt_kernel_s": (0.0, 3e-4),
     "dense_time_ratio": (0.8, 2.5),
     "expert_time_ratio": (0.5, 4.0),
     "expert_product_ratio": (1.0, 8.0),
@@ -152,14 +152,14 @@ def fit(pairs, generation, names, trials, say=True, runs=False):
 
 DEFAULT = (
     "launch_time_ratio", "layer_overhead_s", "step_overhead_s", "dense_time_ratio", "expert_time_ratio", "expert_product_ratio", "dequantised_product_ratio", "exchange_time_ratio", "attention_time_ratio", "prefill_time_ratio",
-    "sequence_overhead_s", "request_overhead_s", "prompt_layer_s",
+    "sequence_overhead_s", "request_overhead_s", "prompt_kernel_s",
 )  # fmt: skip
 
 #: Parameters that a generation's rows cannot tell, left at the transfer value or 1.
 FIXED = {
-    "vllm_2023": ("prompt_layer_s", "expert_product_ratio", "dequantised_product_ratio", "launch_time_ratio", "expert_time_ratio", "dense_time_ratio"),
-    "neuron_2": ("prompt_layer_s", "expert_time_ratio", "expert_product_ratio", "dequantised_product_ratio", "launch_time_ratio"),
-    "tt_metal": ("prompt_layer_s", "expert_product_ratio", "dequantised_product_ratio", "launch_time_ratio",),
+    "vllm_2023": ("prompt_kernel_s", "expert_product_ratio", "dequantised_product_ratio", "launch_time_ratio", "expert_time_ratio", "dense_time_ratio"),
+    "neuron_2": ("prompt_kernel_s", "expert_time_ratio", "expert_product_ratio", "dequantised_product_ratio", "launch_time_ratio"),
+    "tt_metal": ("prompt_kernel_s", "expert_product_ratio", "dequantised_product_ratio", "launch_time_ratio",),
 }
 
 def names_of(generation):

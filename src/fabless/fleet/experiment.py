@@ -23,7 +23,7 @@ class Software:
     `step_overhead_s`: host time per engine step that the accelerator waits for (scheduling, sampling, input preparation).
     `layer_overhead_s`: accelerator time per layer outside the modelled kernels (launch gaps, unfused small kernels, synchronisation).
     `host_layer_s`: host time to launch one layer's kernels one by one; a step cannot be shorter (0 where graphs are captured).
-    `prompt_layer_s`: the same of steps that take in prompts, whose varying shapes graphs do not capture.
+    `prompt_kernel_s`: host time per kernel of steps that take in prompts, whose varying shapes graphs do not capture; a floor as well.
     `sequence_overhead_s`: host time per running sequence and step (sampling, detokenisation).
     `request_overhead_s`: time of a request outside the engine until its first token (HTTP, tokenisation, first schedule).
     `launch_time_ratio`: gap between two kernels over that of separate calls (captured graphs and programmatic launches hide most of it).
@@ -45,7 +45,7 @@ class Software:
     step_overhead_s: float = 0.0
     layer_overhead_s: float = 0.0
     host_layer_s: float = 0.0
-    prompt_layer_s: float = 0.0
+    prompt_kernel_s: float = 0.0
     sequence_overhead_s: float = 0.0
     request_overhead_s: float = 0.0
     launch_time_ratio: float = 1.0
@@ -66,7 +66,7 @@ class Software:
 
 
 _PARAMETERS = {
-    "step_overhead_s": float, "layer_overhead_s": float, "host_layer_s": float, "prompt_layer_s": float, "sequence_overhead_s": float,
+    "step_overhead_s": float, "layer_overhead_s": float, "host_layer_s": float, "prompt_kernel_s": float, "sequence_overhead_s": float,
     "request_overhead_s": float, "launch_time_ratio": float, "dense_time_ratio": float, "expert_time_ratio": float,
     "expert_product_ratio": float, "dequantised_product_ratio": float, "exchange_time_ratio": float, "attention_time_ratio": float,
     "prefill_time_ratio": float, "memory_ratio": float, "step_tokens": int, "max_sequences": int, "mixes": bool, "reserves_output": bool,
@@ -76,7 +76,7 @@ _PARAMETERS = {
 
 def software_parameters() -> tuple[str, ...]:
     """Return the parameters that are fitted on measurements: overheads and ratios of time, not limits."""
-    return tuple(name for name in _PARAMETERS if name.endswith(("overhead_s", "_layer_s", "time_ratio", "product_ratio")))
+    return tuple(name for name in _PARAMETERS if name.endswith(("overhead_s", "_layer_s", "_kernel_s", "time_ratio", "product_ratio")))
 
 
 @cache

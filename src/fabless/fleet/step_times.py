@@ -62,7 +62,8 @@ class Curve:
 class Parts:
     """Hold seconds of steps by kind of op: routed experts, exchanges between chips, attention (recurrent scans included), all others.
 
-    None of them includes launches, which are summed over all kinds. `products` are the routed experts' multiply-accumulates at peak rate.
+    None of them includes launches, which are summed over all kinds. `products` are the routed experts' multiply-accumulates at peak rate,
+    `kernels` the number of launches.
     """
 
     other: Floats
@@ -71,6 +72,7 @@ class Parts:
     attention: Floats
     launches: Floats
     products: Floats
+    kernels: Floats
 
 
 def _kind(op: Op) -> int:
@@ -135,7 +137,7 @@ class Surface:
             counts.append(of_step)
         if not index:
             zero = np.zeros(len(steps))
-            return Parts(zero, zero, zero, zero, zero, zero)
+            return Parts(zero, zero, zero, zero, zero, zero, zero)
         times = op_times(columns(list(index)), [self.chip], [calibration_for(self.chip.family)])
         launch = times.overhead_s[:, 0]
         busy = times.busy_s[:, 0] - launch
@@ -143,12 +145,13 @@ class Surface:
             raise UnsupportedError(f"{self.chip.name} cannot multiply a format of {self.model.name} in this recipe")
         kinds = [_kind(op) for op in index]
         rates = [self._product_s(op) if _kind(op) == 1 else 0.0 for op in index]
-        seconds = np.zeros((6, len(steps)))
+        seconds = np.zeros((7, len(steps)))
         for j, of_step in enumerate(counts):
             for i, n in of_step.items():
                 seconds[kinds[i], j] += n * busy[i]
                 seconds[4, j] += n * launch[i]
                 seconds[5, j] += n * rates[i]
+                seconds[6, j] += n
         return Parts(*seconds)
 
     def _product_s(self, op: Op) -> float:
@@ -168,7 +171,7 @@ class SteppedDeployment:
         host, layers = deployment.software, deployment.model.n_layers
         self._fixed_s = host.step_overhead_s + host.layer_overhead_s * layers
         self._floor_s = host.step_overhead_s + host.host_layer_s * layers * host_ratio(deployment.chip.family)
-        self._prompt_floor_s = host.step_overhead_s + host.prompt_layer_s * layers
+        self._prompt_floor_s: float | None = None
         if host.host_layer_s:
             self._fixed_s, self._floor_s = self._fixed_s * host_ratio(deployment.chip.family), self._floor_s * host_ratio(deployment.chip.family)
 
@@ -216,6 +219,9 @@ class SteppedDeployment:
         dense = self._prefill_curves()[0]
         alone = dense(tokens)
         device = self._with_host(self._capped(alone) + (dense(tokens + decodes) - alone if decodes else 0.0), decodes)
+        if self._prompt_floor_s is None:
+            host = self.deployment.software
+            self._prompt_floor_s = host.step_overhead_s + host.prompt_kernel_s * float(self.surface.prefill()[0].kernels[0])
         return max(device, self._prompt_floor_s)
 
     def prompt_attention_s(self, tokens: float) -> float:
