@@ -1,0 +1,193 @@
+"""Pack: a model's weights as bytes in the order in which the program streams them, plus constants, rotary tables and the token table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fabless.compiler.partition import BLOCK, ceil
+from fabless.compiler.place import Layout, table_row_bytes
+from fabless.compiler.step import constant_values
+from fabless.core.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from fabless.compiler.tiles import Matrix
+    from fabless.model.integer_reference import IntegerWeights
+
+    Bytes = NDArray[np.uint8]
+    Indices = NDArray[np.int64]
+
+
+def pack(layout: Layout, weights: IntegerWeights, out: Bytes | None = None) -> Bytes:
+    """Return the first `image_bytes` of a tile's memory (written into `out` when given): everything that the host writes once.
+
+    Raises `InputError` for weights of another model or format.
+    """
+    d = layout.decoder
+    if weights.decoder != d:
+        raise InputError(f"weights of {weights.decoder.name} cannot be packed for a program of {d.name}; compile for the model that is loaded")
+    image = np.zeros(layout.image_bytes, np.uint8) if out is None else out
+    _put(image, layout.addresses["constants"], constant_values(layout))
+    _rotary(layout, image)
+    head = "embedding" if d.tied_embeddings else "head"
+    if not layout.shared_table:
+        _table(layout, weights, image)
+    for i in range(d.n_layers):
+        _layer(layout, weights, image, i)
+    at = layout.addresses["head"]
+    norm = np.zeros(-(-layout.share.width // 8) * 8, np.float32)
+    norm[: d.d_model] = weights.vectors["final_norm"]
+    _put(image, at, norm)
+    first = layout.share.index * layout.share.vocabulary
+    rows = _pad(np.arange(first, min(first + layout.share.vocabulary, d.n_vocab)), _outputs(layout.matrices["head"]))
+    _matrix(layout.matrices["head"], [weights.matrices[head]], rows, None, image[at + norm.nbytes :], layout.format)
+    return image
+
+
+def _put(image: Bytes, at: int, array: np.ndarray) -> None:
+    raw = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    image[at : at + len(raw)] = raw
+
+
+def _outputs(m: Matrix) -> int:
+    return m.n_tiles * m.outputs
+
+
+def _pad(indices: Indices, length: int) -> Indices:
+    """Return indices followed by -1 (zeros) up to a length."""
+    return np.concatenate([indices, np.full(length - len(indices), -1, np.int64)])
+
+
+def _rotary(layout: Layout, image: Bytes) -> None:
+    from fabless.model.integer_reference import rotary_table
+
+    positions = layout.context_tokens + max(s.tokens for s in layout.shapes)
+    for kind, (_, rope) in enumerate(layout.kinds):
+        table = np.zeros((positions, layout.share.head), np.float32)
+        table[:, : layout.decoder.d_head] = rotary_table(rope, layout.decoder.d_head, np.arange(positions))
+        _put(image, layout.addresses["rotary"] + kind * table.nbytes, table)
+
+
+def _table(layout: Layout, weights: IntegerWeights, image: Bytes) -> None:
+    """Lay the token table out by rows: blocks of int8, then fp16 scales."""
+    matrix = weights.matrices["embedding"]
+    blocks, n = matrix.scales.shape
+    size = table_row_bytes(blocks)
+    rows = image[layout.addresses["table"] :][: n * size].reshape(n, size)
+    rows[:, : blocks * BLOCK] = matrix.codes.swapaxes(0, 1).reshape(n, -1).view(np.uint8)
+    rows[:, blocks * BLOCK : blocks * (BLOCK + 2)] = np.ascontiguousarray(matrix.scales.T).astype(np.float16).view(np.uint8).reshape(n, -1)
+
+
+def _heads(first: int, n: int, real: int, d_head: int, width: int) -> Indices:
+    """Return source rows of n heads from `first` of `real`, each padded to `width` rows; -1 stands for zeros."""
+    rows = np.full((n, width), -1, np.int64)
+    for h in range(n):
+        if first + h < real:
+            rows[h, :d_head] = (first + h) * d_head + np.arange(d_head)
+    return rows.reshape(-1)
+
+
+def _layer(layout: Layout, weights: IntegerWeights, image: Bytes, i: int) -> None:
+    d, s, m, prefix = layout.decoder, layout.share, layout.matrices, f"layers.{i}."
+    at = layout.addresses["layers"] + i * layout.layer_bytes
+    sources = _sources(layout)
+    for name, (offset, length) in layout.vectors.items():
+        _put(image, at + offset, _vector(layout, weights.vectors, prefix, name, length, sources))
+    at += layout.layer_bytes - sum(m[n].bytes for n in ("qkv", "o", "gate_up", "down"))
+    for name, (parts, rows, blocks) in sources.items():
+        _matrix(m[name], [weights.matrices[prefix + p] for p in parts], rows, blocks, image[at : at + m[name].bytes], layout.format)
+        at += m[name].bytes
+    del s, d
+
+
+def _sources(layout: Layout) -> dict[str, tuple[tuple[str, ...], Indices, Indices | None]]:
+    """Return per matrix the tensors stacked, the stacked rows in output order, and the blocks along k; -1 stands for zeros."""
+    d, s, m = layout.decoder, layout.share, layout.matrices
+    n_q, n_kv = d.n_heads * d.d_head, d.n_kv_heads * d.d_head
+    q = _heads(s.first_kv_head * s.group, s.n_heads, d.n_heads, d.d_head, s.head)
+    k = _heads(s.first_kv_head, s.n_kv_heads, d.n_kv_heads, d.d_head, s.head)
+    v = _heads(s.first_kv_head, s.n_kv_heads, d.n_kv_heads, d.d_head, s.value)
+    qkv = np.concatenate([q, np.where(k < 0, -1, k + n_q), np.where(v < 0, -1, v + n_q + n_kv)])
+    model = np.arange(s.index * s.model, (s.index + 1) * s.model)
+    model = np.where(model < d.d_model, model, -1)
+    half = m["gate_up"].outputs // 2
+    hidden = s.index * s.hidden + np.arange(m["gate_up"].n_tiles * half)
+    hidden = np.where((hidden < (s.index + 1) * s.hidden) & (hidden < d.d_ff), hidden, -1).reshape(-1, 1, half)
+    gate_up = np.concatenate([hidden, np.where(hidden < 0, -1, hidden + d.d_ff)], axis=1).reshape(-1)
+    mixed = _real(np.arange(m["o"].blocks), ceil(n_q, BLOCK))
+    own = m["down"].blocks // s.n_tiles
+    tile, block = np.divmod(np.arange(m["down"].blocks), own)
+    down = np.where(block < s.hidden // BLOCK, _real(tile * (s.hidden // BLOCK) + block, ceil(d.d_ff, BLOCK)), -1)
+    return {
+        "qkv": (("q", "k", "v"), _pad(qkv, _outputs(m["qkv"])), None), "o": (("o",), model, mixed),
+        "gate_up": (("gate", "up"), gate_up, None), "down": (("down",), model, down),
+    }  # fmt: skip
+
+
+def _real(blocks: Indices, n: int) -> Indices:
+    return np.where(blocks < n, blocks, -1)
+
+
+def _vector(layout: Layout, vectors: Mapping[str, Any], prefix: str, name: str, length: int, sources: Mapping[str, Any]) -> np.ndarray:
+    out = np.zeros(length, np.float32)
+    if name.endswith("_bias"):
+        parts, rows, _ = sources[name.removesuffix("_bias")]
+        stacked = np.concatenate([vectors[f"{prefix}{p}_bias"] for p in parts])
+        out[: len(rows)] = np.where(rows < 0, np.float32(0), stacked[rows])
+        return out
+    value = vectors[prefix + name]
+    out[: len(value)] = value
+    return out
+
+
+def _matrix(m: Matrix, parts: list[Any], rows: Indices, blocks: Indices | None, out: Bytes, format: str) -> None:
+    """Write a tiled matrix: per column, per part of k, elements `[k][n][R][32]` then scales `[k][n][R]`."""
+    if any(p.format.name != format for p in parts):
+        raise InputError(f"{m.name}: weights are {parts[0].format.name}, the program expects {format}; load the weights in that format")
+    n_blocks = parts[0].codes.shape[0]
+    blocks = np.arange(n_blocks) if blocks is None else blocks
+    codes = parts[0].codes if len(parts) == 1 else np.concatenate([p.codes for p in parts], axis=1)
+    scales = parts[0].scales if len(parts) == 1 else np.concatenate([p.scales for p in parts], axis=1)
+    if (blocks >= 0).all() and len(blocks) == n_blocks:
+        zero_blocks = np.zeros(0, np.int64)
+    else:
+        zero_blocks = np.nonzero(blocks < 0)[0]
+        codes, scales = codes[blocks], scales[blocks]
+    at = 0
+    for column in range(m.n_tiles):
+        chosen = rows[column * m.outputs : (column + 1) * m.outputs]
+        piece, piece_scales = codes[:, chosen], scales[:, chosen]
+        for absent in (np.nonzero(chosen < 0)[0],):
+            piece[:, absent], piece_scales[:, absent] = 0, 0
+        piece[zero_blocks], piece_scales[zero_blocks] = 0, 0
+        first = 0
+        for part, k in enumerate(m.parts):
+            _put(out, at, _element_bytes(piece[first : first + k], m.elements))
+            _put(out, at + m.element_bytes(part), _scale_bytes(piece_scales[first : first + k], m.scales))
+            first, at = first + k, at + m.part_bytes(part)
+
+
+def _element_bytes(codes: np.ndarray, format: str) -> Bytes:
+    flat = codes.reshape(-1)
+    if format == "int8":
+        return flat.view(np.uint8)
+    if format == "int4":
+        nibbles = flat.view(np.uint8) & 15
+    else:  # e2m1, held doubled
+        magnitude = np.array([0, 1, 2, 3, 4, 0, 5, 0, 6, 0, 0, 0, 7], np.uint8)[np.abs(flat)]
+        nibbles = magnitude | np.where(flat < 0, np.uint8(8), np.uint8(0))
+    packed: Bytes = nibbles[0::2] | nibbles[1::2] << 4
+    return packed
+
+
+def _scale_bytes(scales: np.ndarray, format: str) -> Bytes:
+    flat = np.ascontiguousarray(scales).reshape(-1)
+    if format == "fp16":
+        return flat.astype(np.float16).view(np.uint8)
+    exponent = flat.view(np.uint32) >> 23  # powers of two; e8m0_half: the code is of twice the scale
+    return np.where(flat == 0, 0, exponent + (format == "e8m0_half")).astype(np.uint8)

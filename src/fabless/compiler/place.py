@@ -1,0 +1,297 @@
+"""Place: where everything lies in memory and in the tile's buffers.
+
+Memory holds, in this order: small constants; the token table where the head's own copy cannot serve; per layer its vectors, then its matrices in
+the order of use; the head; rotary tables; logits; a workspace; the paged cache. A page of one layer holds 128 keys:
+
+    K  [kv head][block of head][key][32] int8      a `load w` of one head is contiguous: words of R keys
+    V  [block of 32 keys][kv head][element][32]     int8, keys along k: a row of the load per block of keys
+    KS, VS  [kv head][block of head][key] bf16      scales; those of V are equal over the blocks of a head
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from fabless.compiler.partition import BLOCK, PAGE_KEYS, Shape, Share, ceil, share, up
+from fabless.compiler.tiles import STORED, Matrix, choose
+from fabless.core.errors import InfeasibleError, UnsupportedError
+from fabless.core.units import si
+from fabless.program.program import Buffer
+
+if TYPE_CHECKING:
+    from fabless.model.decoder import Decoder, Rope
+    from fabless.program.tile import Tile
+
+_PAGE_ALIGN = 256
+
+
+class Space:
+    """Hand out consecutive aligned pieces of one memory; `end` is what was taken."""
+
+    def __init__(self, name: str, capacity: int, align: int) -> None:
+        self.name, self.capacity, self.align, self.end = name, capacity, align, 0
+
+    def take(self, what: str, size: int) -> int:
+        """Return the start of `size` more; raises `InfeasibleError` naming what did not fit and what would."""
+        start = self.end
+        self.end = start + up(max(1, size), self.align)
+        if self.end > self.capacity:
+            raise InfeasibleError(
+                f"{self.name}: '{what}' needs {size:,} behind {start:,}, the tile has {self.capacity:,}; "
+                f"compile for fewer rows at a time or a shorter context, use more tiles, or enlarge the buffer"
+            )
+        return start
+
+
+@dataclass(frozen=True, slots=True)
+class Pages:
+    """Give the offsets inside a page of one layer, and its size in bytes."""
+
+    keys: int
+    values: int
+    key_scales: int
+    value_scales: int
+    bytes: int
+    value: int
+    n_kv_heads: int
+    head_blocks: int
+
+    @classmethod
+    def of(cls, s: Share) -> Pages:
+        """Lay out a page for a tile's share of heads."""
+        k_bytes = s.n_kv_heads * s.head_blocks * PAGE_KEYS * 32
+        v_bytes = PAGE_KEYS * s.n_kv_heads * s.value
+        scale_bytes = s.n_kv_heads * s.head_blocks * PAGE_KEYS * 2
+        total = up(k_bytes + v_bytes + 2 * scale_bytes, _PAGE_ALIGN)
+        return cls(0, k_bytes, k_bytes + v_bytes, k_bytes + v_bytes + scale_bytes, total, s.value, s.n_kv_heads, s.head_blocks)
+
+    def value_offset(self, key: int) -> int:
+        """Return the byte of a key inside the V part, from the part's start."""
+        return key // BLOCK * self.n_kv_heads * self.value * BLOCK + key % BLOCK
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Hold the matrices, the vectors and the addresses in memory of one tile's share of a model; the same for every shape of launch."""
+
+    decoder: Decoder
+    tile: Tile
+    share: Share
+    format: str
+    context_tokens: int
+    n_pages: int  # without the scratch page, which is page n_pages
+    shapes: tuple[Shape, ...]
+    slot_words: int
+    slots: int
+    matrices: dict[str, Matrix] = field(repr=False)
+    vectors: dict[str, tuple[int, int]] = field(repr=False)  # name -> (bytes behind the layer's start, elements)
+    layer_bytes: int = 0
+    addresses: dict[str, int] = field(default_factory=dict, repr=False)
+    buffers: tuple[Buffer, ...] = field(default=(), repr=False)
+    kinds: tuple[tuple[int, Rope], ...] = ()
+    kind_of_layer: tuple[int, ...] = ()
+    pages: Pages = field(default=None)  # type: ignore[assignment]
+
+    @property
+    def spans(self) -> int:
+        """Return the most spans of 128 keys that a context has."""
+        return ceil(self.context_tokens, PAGE_KEYS)
+
+    @property
+    def image_bytes(self) -> int:
+        """Return the bytes that the host writes once: constants and weights."""
+        return self.addresses["logits"]
+
+    @property
+    def memory_bytes(self) -> int:
+        """Return the bytes of memory in all."""
+        return max(b.end for b in self.buffers)
+
+    @property
+    def shared_table(self) -> bool:
+        """Tell whether token rows are read from the head's matrix."""
+        return self.decoder.tied_embeddings and self.share.n_tiles == 1
+
+
+def lay_out(
+    decoder: Decoder, tile: Tile, shapes: tuple[Shape, ...], *, index: int, n_tiles: int, context_tokens: int, n_pages: int, format: str, slots: int
+) -> Layout:
+    """Choose tiles and addresses; raises `InfeasibleError` when a buffer or the memory is too small, `UnsupportedError` by name."""
+    _supported(decoder, tile, format)
+    s = share(decoder, tile, index, n_tiles)
+    slot_words = (tile.weight_words - s.value // tile.rows) // slots
+    kinds = tuple(dict.fromkeys(zip(decoder.windows, decoder.ropes, strict=True)))
+    matrices = _matrices(decoder, tile, s, shapes, slot_words, STORED[format])
+    vectors, vector_bytes = _vectors(decoder, s, matrices)
+    layer = vector_bytes + sum(matrices[m].bytes for m in ("qkv", "o", "gate_up", "down"))
+    layout = Layout(
+        decoder, tile, s, format, context_tokens, n_pages, shapes, slot_words, slots, matrices, vectors, layer,
+        kinds=kinds, kind_of_layer=tuple(kinds.index(k) for k in zip(decoder.windows, decoder.ropes, strict=True)), pages=Pages.of(s),
+    )  # fmt: skip
+    _place(layout)
+    return layout
+
+
+def _supported(decoder: Decoder, tile: Tile, format: str) -> None:
+    if format not in STORED:
+        raise UnsupportedError(f"weights in {format} are not compiled; known: {', '.join(STORED)}")
+    for feature, present in (("mixture of experts", decoder.routing is not None), ("attention sinks", decoder.sinks)):
+        if present:
+            raise UnsupportedError(f"{decoder.name} ({decoder.family}): {feature} is not compiled; run it with the integer reference")
+    if tile.vector_align != BLOCK:
+        raise UnsupportedError(f"tile: {tile.vector_lanes} vector lanes; programs are compiled for at most {BLOCK}")
+
+
+def _matrices(decoder: Decoder, tile: Tile, s: Share, shapes: tuple[Shape, ...], slot: int, formats: tuple[str, str]) -> dict[str, Matrix]:
+    rows = tile.rows
+    granule = max(1, tile.vector_align // rows)
+    rest = min(tile.accumulator_words - attention_accumulators(tile, s, shape) for shape in shapes)
+    column = min((tile.accumulator_words - attention_accumulators(tile, s, shape)) // 2 // shape.rows for shape in shapes)
+    head_column = min((tile.accumulator_words - attention_accumulators(tile, s, shape)) // 2 // shape.segments for shape in shapes)
+    most = max(shape.rows for shape in shapes)
+    qkv_words = up(ceil((s.n_heads + s.n_kv_heads) * s.head + s.n_kv_heads * s.value, rows), granule)
+    if qkv_words * most > rest:
+        raise InfeasibleError(
+            f"{decoder.name}: q, k and v of {most} rows need {qkv_words * most:,} accumulator words, {max(0, rest):,} are left; "
+            f"compile for {max(0, rest) // qkv_words} rows at a time, or give the tile more accumulators"
+        )
+
+    def chosen(name: str, words: int, blocks: int, *, limit: int = column, grain: int = granule, exact: bool = False) -> Matrix:
+        return choose(name, words, blocks, tile, slot_words=slot, column_words=limit, granule=grain, exact=exact, formats=formats)
+
+    d_blocks, mixed_blocks = ceil(decoder.d_model, BLOCK), s.n_tiles * s.n_heads * decoder.d_head // BLOCK
+    mixed_blocks = ceil(s.n_heads * decoder.d_head, BLOCK) if s.n_tiles == 1 else mixed_blocks
+    out = {"qkv": chosen("qkv", qkv_words, d_blocks, limit=qkv_words, exact=True)}
+    out["o"] = chosen("o", s.model // rows, mixed_blocks, exact=True)
+    out["gate_up"] = chosen("gate_up", ceil(2 * s.hidden, rows), d_blocks, grain=2 * granule)
+    hidden = out["gate_up"].n_tiles * out["gate_up"].outputs // 2
+    out["down"] = chosen("down", s.model // rows, s.n_tiles * hidden // BLOCK, exact=True)
+    out["head"] = chosen("head", ceil(s.vocabulary, rows), d_blocks, limit=head_column)
+    return out
+
+
+def attention_accumulators(tile: Tile, s: Share, shape: Shape) -> int:
+    """Return the accumulator words of two score tiles and two outputs of one KV head's queries."""
+    return 2 * s.group * shape.tokens * (PAGE_KEYS + s.value) // tile.rows
+
+
+def _vectors(decoder: Decoder, s: Share, matrices: dict[str, Matrix]) -> tuple[dict[str, tuple[int, int]], int]:
+    lengths = {"attention_norm": s.width, "mlp_norm": s.width}
+    if decoder.post_norms:
+        lengths |= {"attention_post_norm": s.width, "mlp_post_norm": s.width}
+    if decoder.qk_norm:
+        lengths |= {"q_norm": s.head, "k_norm": s.head}
+    if decoder.qkv_bias:
+        lengths["qkv_bias"] = matrices["qkv"].n_tiles * matrices["qkv"].outputs
+    if decoder.o_bias:
+        lengths["o_bias"] = s.model
+    if decoder.mlp_bias:
+        lengths |= {"gate_up_bias": matrices["gate_up"].n_tiles * matrices["gate_up"].outputs, "down_bias": s.model}
+    at, out = 0, {}
+    for name, length in lengths.items():
+        out[name] = (at, length)
+        at += 4 * up(length, 8)
+    return out, at
+
+
+def _place(layout: Layout) -> None:
+    d, s, space = layout.decoder, layout.share, Space("memory", 1 << 62, 64)
+    n_layers, blocks = d.n_layers, ceil(d.d_model, BLOCK)
+    addresses: dict[str, int] = layout.addresses
+    sizes = {"constants": 4 * 32, "zeros": max(64, (s.value // layout.tile.rows) * layout.tile.rows * 32)}
+    if not layout.shared_table:
+        sizes["table"] = d.n_vocab * table_row_bytes(blocks)
+    sizes |= {"layers": n_layers * layout.layer_bytes, "head": 4 * up(s.width, 8) + layout.matrices["head"].bytes}
+    positions = layout.context_tokens + max(shape.tokens for shape in layout.shapes)
+    sizes["rotary"] = len(layout.kinds) * positions * s.head * 4
+    kinds = dict.fromkeys(sizes, "weights")
+    vocabulary = layout.matrices["head"].n_tiles * layout.matrices["head"].outputs
+    segments = max(shape.segments for shape in layout.shapes)
+    sizes["logits"] = segments * vocabulary * 4
+    sizes["workspace"] = max(64, max(shape.rows for shape in layout.shapes) * up(s.n_heads * d.d_head, 32) * 4)
+    sizes["cache"] = n_layers * (layout.n_pages + 1) * layout.pages.bytes
+    kinds |= {"logits": "output", "workspace": "workspace", "cache": "cache"}
+    buffers = []
+    for name, size in sizes.items():
+        addresses[name] = space.take(name, size)
+        shape = (segments, vocabulary) if name == "logits" else ()
+        buffers.append(Buffer(name, addresses[name], size, kinds[name], "fp32" if name == "logits" else "", shape))
+    object.__setattr__(layout, "buffers", tuple(buffers))
+    if space.end > layout.tile.memory_bytes:
+        weights, cache = layout.image_bytes, sizes["cache"]
+        raise InfeasibleError(
+            f"{d.name}: tile {s.index} of {s.n_tiles} needs {si(space.end, 'B')} of memory ({si(weights, 'B')} weights, {si(cache, 'B')} cache), "
+            f"it has {si(layout.tile.memory_bytes, 'B')}; use more tiles, a shorter context, or a chip with more DRAM"
+        )
+
+
+def table_row_bytes(blocks: int) -> int:
+    """Return the bytes of a token's row in a separate table: int8 blocks, then fp16 scales, padded to 32."""
+    return blocks * 32 + up(2 * blocks, 32)
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """Hold the starts of everything in the tile's buffers for one shape of launch: V elements, A words, C words."""
+
+    v: dict[str, int]
+    a: dict[str, int]
+    c: dict[str, int]
+    keep_scores: bool
+
+
+def scratch(layout: Layout, shape: Shape, *, keep_scores: bool) -> Scratch:
+    """Allocate the buffers for one shape; scores of a whole context are kept where they fit, else computed twice."""
+    tile, s = layout.tile, layout.share
+    bound = layout.spans * PAGE_KEYS
+    keep = keep_scores and bound // BLOCK <= 511
+    try:
+        v = _vector_places(layout, shape, bound if keep else PAGE_KEYS)
+    except InfeasibleError:
+        if not keep:
+            raise
+        keep, v = False, _vector_places(layout, shape, PAGE_KEYS)
+    c_space = Space("accumulators", tile.accumulator_words, max(1, tile.vector_align // tile.rows))
+    m = layout.matrices
+    projection = max(
+        shape.rows * m["qkv"].n * m["qkv"].n_tiles, *(2 * shape.rows * m[n].n for n in ("o", "gate_up", "down")), 2 * shape.segments * m["head"].n
+    )
+    rows = s.group * shape.tokens
+    c = {n: c_space.take(n, size) for n, size in (
+        ("projection", projection), ("scores", 2 * rows * PAGE_KEYS // tile.rows), ("mixed", 2 * rows * s.value // tile.rows),
+    )}  # fmt: skip
+    return Scratch(v, _activation_places(layout, shape), c, keep)
+
+
+def _vector_places(layout: Layout, shape: Shape, score_columns: int) -> dict[str, int]:
+    d, s, m, tile = layout.decoder, layout.share, layout.matrices, layout.tile
+    rows, queries = shape.rows, s.group * shape.tokens
+    blocks = ceil(d.d_model, BLOCK)
+    bias = m["qkv"].n_tiles * m["qkv"].outputs * rows if d.qkv_bias else 0
+    sizes = {
+        "constants": BLOCK, "x": rows * s.width, "y": rows * s.width, "norm": 2 * norm_slot(layout), "rotary": len(layout.kinds) * rows * s.head,
+        "heads": (s.n_heads + s.n_kv_heads) * rows * s.head, "qkv": bias, "scores": queries * score_columns, "p": queries * PAGE_KEYS,
+        "value_scales": 2 * PAGE_KEYS, "mixed": rows * s.n_heads * s.head, "dense": rows * up(s.n_heads * d.d_head, BLOCK),
+        "token": 2 * blocks * BLOCK, "token_scales": 2 * up(blocks, BLOCK), "hidden": 2 * rows * m["gate_up"].outputs,
+        "logits": 2 * shape.segments * m["head"].outputs,
+        **dict.fromkeys(("m", "l", "t", "r"), max(queries, (s.n_heads + s.n_kv_heads) * rows)),
+    }  # fmt: skip
+    space = Space("vector buffer", tile.vector_elements, tile.vector_align)
+    return {name: space.take(name, size) for name, size in sizes.items() if size}
+
+
+def norm_slot(layout: Layout) -> int:
+    """Return the elements of one slot of the ring that layer vectors are loaded into."""
+    return up(max((length for _, length in layout.vectors.values()), default=0), layout.tile.vector_align)
+
+
+def _activation_places(layout: Layout, shape: Shape) -> dict[str, int]:
+    s, m, rows = layout.share, layout.matrices, shape.rows
+    sizes = {
+        "zero": 1, "normed": rows * m["qkv"].blocks, "q": s.n_heads * rows * s.head_blocks, "k": rows * s.n_kv_heads * s.head_blocks,
+        "v": rows * s.n_kv_heads * s.head_blocks, "weights": 2 * s.group * shape.tokens * PAGE_KEYS // BLOCK, "mixed": rows * m["o"].blocks,
+        "hidden": rows * m["down"].blocks,
+    }  # fmt: skip
+    space = Space("activation buffer", layout.tile.activation_words, 1)
+    return {name: space.take(name, size) for name, size in sizes.items()}

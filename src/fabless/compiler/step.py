@@ -1,0 +1,464 @@
+"""Emit one step of a decoder: token rows in, layers in a hardware loop, logits out.
+
+Every queue runs ahead as far as its semaphores allow. A ring (two places used in turn) has a pair: `x_ready` from the producer, `x_free` from the
+consumer, whose credits are given at the start and taken back before `halt`:
+
+    w      pieces of weights, pages of K and V        load -> mxu
+    norm   vectors of a layer                          load -> vpu
+    token  rows of the token table                     load -> vpu
+    vs     scales of V                                 load -> vpu
+    c      output tiles of projections                 mxu -> vpu
+    s, o   scores; mixed values                        mxu -> vpu
+    aw     softmax weights in int8                     vpu -> mxu
+    out    logits                                      vpu -> store
+    kv     new keys and values, then `kv_stored`       vpu -> store -> load
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fabless.compiler.attention import attention
+from fabless.compiler.emitter import Emitter
+from fabless.compiler.partition import BLOCK, ceil
+from fabless.compiler.place import Layout, Scratch, norm_slot, table_row_bytes
+from fabless.program.isa import FORMAT_BITS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fabless.compiler.partition import Shape
+    from fabless.program.program import Parameter
+
+#: Binary32 constants that the vector unit takes as scalars, in the order in which they lie in memory and in V.
+CONSTANTS = ("inverse_width", "epsilon", "query_scale", "minus_log2e", "one", "gelu_cubic", "gelu_linear", "inverse_head", "embedding_scale")
+_CREDITS = (
+    ("mxu", "w_free", 0), ("vpu", "c_free", 2), ("vpu", "s_free", 2), ("vpu", "o_free", 2), ("vpu", "norm_free", 2), ("vpu", "vs_free", 2),
+    ("vpu", "token_free", 2), ("store", "kv_free", 1), ("store", "out_free", 2), ("mxu", "aw_free", 2),
+)  # fmt: skip
+_TAKERS = {
+    "w_free": "load", "c_free": "mxu", "s_free": "mxu", "o_free": "mxu", "norm_free": "load", "vs_free": "load", "token_free": "load",
+    "kv_free": "vpu", "out_free": "vpu", "aw_free": "vpu",
+}  # fmt: skip
+
+
+def constant_values(layout: Layout) -> np.ndarray:
+    """Return the constants as float32 `[32]`."""
+    d = layout.decoder
+    linear = 2 * math.sqrt(2 / math.pi)
+    values = (
+        1 / d.d_model, d.norm_epsilon, np.float64(d.attention_scale) * math.log2(math.e), -math.log2(math.e), 1.0, linear * 0.044715, linear,
+        1 / d.d_head, d.embedding_scale,
+    )  # fmt: skip
+    out = np.zeros(BLOCK, np.float32)
+    out[: len(values)] = np.array(values, np.float64).astype(np.float32)
+    return out
+
+
+@dataclass
+class Step:
+    """Hold what the emission of one program needs: layout, shape, places, parameters, the emitter, and the passes that are on."""
+
+    layout: Layout
+    shape: Shape
+    places: Scratch
+    parameters: dict[str, Parameter]
+    e: Emitter
+    fused: bool
+
+    def constant(self, name: str) -> dict[str, int | str]:
+        """Return the operands that read a constant as one scalar for all rows."""
+        return {"b_kind": "scalar", "b": self.places.v["constants"] + CONSTANTS.index(name), "b_stride": 0}
+
+    def at(self, name: str) -> int:
+        """Return the first word of a parameter."""
+        return self.parameters[name].index
+
+
+def emit(step: Step) -> None:
+    """Emit the whole program of one shape of launch."""
+    e, layout, d = step.e, step.layout, step.layout.decoder
+    e.label("start")
+    _begin(step)
+    e.label("tokens")
+    _tokens(step)
+    e.label("layers")
+    e.set("layer", layout.addresses["layers"])
+    e.set("kv", layout.addresses["cache"])
+    if len(layout.kinds) > 1:
+        e.set("index")
+    with e.loop(d.n_layers):
+        _layer(step)
+        e.add("layer", layout.layer_bytes)
+        e.add("kv", (layout.n_pages + 1) * layout.pages.bytes)
+        if len(layout.kinds) > 1:
+            e.add("index", 1)
+    e.label("head")
+    _head(step)
+    e.label("end")
+    for giver, name, count in _CREDITS:
+        for _ in range(count or layout.slots):
+            e.wait(_TAKERS[name], name)
+        del giver
+    e("halt")
+
+
+def _begin(step: Step) -> None:
+    e, layout, v = step.e, step.layout, step.places.v
+    for giver, name, count in _CREDITS:
+        for _ in range(count or layout.slots):
+            e.signal(giver, name)
+    for register, first in (("w", 0), ("ct", 0), ("ss", 0), ("so", 0), ("ns", 0), ("vs", 0), ("em", 0), ("es", 0), ("os", 0), ("aw", 0)):
+        e.set(register, first)
+    zeros = layout.addresses["zeros"]
+    e("load", target="v", format="fp32", count=BLOCK, dst=v["constants"], address=layout.addresses["constants"])
+    e("load", target="w", format="int8", count=layout.share.value // layout.tile.rows, dst=layout.slots * layout.slot_words, address=zeros)
+    e("load", target="a", format="int8", count=1, dst=step.places.a["zero"], address=zeros)
+    e("load", target="as", format="bf16", count=1, dst=step.places.a["zero"], address=zeros)
+    head, t = layout.share.head, step.shape.tokens
+    positions = layout.context_tokens + max(s.tokens for s in layout.shapes)
+    for kind in range(len(layout.kinds)):
+        for s in range(step.shape.segments):
+            e.param("t0", step.at("position") + s)
+            e.set("t0", layout.addresses["rotary"] + kind * positions * head * 4, of="t0", times=head * 4)
+            at = v["rotary"] + (kind * step.shape.rows + s * t) * head
+            e("load", target="v", format="fp32", count=head, rows=t, dst=at, address_reg=e.x("t0"), stride=head * 4)
+
+
+def _tokens(step: Step) -> None:
+    """Dequantise one row of the token table per token into x."""
+    e, layout, v = step.e, step.layout, step.places.v
+    blocks, width = ceil(layout.decoder.d_model, BLOCK), layout.share.width
+    e.set("i")
+    e.set("xo")
+    with e.loop(step.shape.rows):
+        e.wait("load", "token_free")
+        (_shared_row if layout.shared_table else _table_row)(step, blocks)
+        if width > blocks * BLOCK:
+            e("load", target="v", format="fp32", count=width - blocks * BLOCK, dst=v["x"] + blocks * BLOCK, dst_reg=e.x("xo"),
+              address=layout.addresses["zeros"])  # fmt: skip
+        e.signal("load", "token_ready")
+        e.wait("vpu", "token_ready")
+        e("vec", pre="mul", rows=blocks, len=BLOCK, a=v["token"], a_reg=e.x("em"), a_stride=1, b_kind="scalar", b=v["token_scales"],
+          b_reg=e.x("es"), b_stride=1, dst=v["x"], dst_reg=e.x("xo"), dst_stride=1)  # fmt: skip
+        e.signal("vpu", "token_free")
+        if layout.decoder.embedding_scale != 1:
+            e("vec", pre="mul", len=blocks * BLOCK, a=v["x"], a_reg=e.x("xo"), dst=v["x"], dst_reg=e.x("xo"), **step.constant("embedding_scale"))
+        e.toggle("em", blocks * BLOCK)
+        e.toggle("es", -(-blocks // BLOCK) * BLOCK)
+        e.add("i", 1)
+        e.add("xo", width)
+    e.release("i", "xo")
+
+
+def _token_loads(step: Step, first: int, blocks: int, *, elements: int, scales: int, apart: tuple[int, int]) -> None:
+    """Load one row's blocks: elements at t0 + elements, scales at t1 + scales, `apart` bytes from block to block."""
+    e, v = step.e, step.places.v
+    e("load", target="v", format="int8", count=BLOCK, rows=blocks, dst=v["token"] + first * BLOCK, dst_reg=e.x("em"), address=elements,
+      address_reg=e.x("t0"), stride=apart[0])  # fmt: skip
+    e("load", target="v", format="fp16", count=1, rows=blocks, dst=v["token_scales"] + first, dst_reg=e.x("es"), address=scales,
+      address_reg=e.x("t1"), stride=apart[1])  # fmt: skip
+
+
+def _shared_row(step: Step, blocks: int) -> None:
+    """Read a row of the head: column by column, blocks lie a tile's outputs apart."""
+    e, head = step.e, step.layout.matrices["head"]
+    e.param("t2", step.at("token_column"), plus="i")
+    e.set("t2", step.layout.addresses["head"] + 4 * _padded(step.layout.share.width), of="t2", times=head.column_bytes)
+    e.param("t1", step.at("token_row"), plus="i")
+    e.set("t0", of="t1", times=32, plus="t2")
+    e.set("t1", of="t1", times=2, plus="t2")
+    first = at = 0
+    for part, k in enumerate(head.parts):
+        _token_loads(step, first, k, elements=at, scales=at + head.element_bytes(part), apart=(head.outputs * 32, head.outputs * 2))
+        first, at = first + k, at + head.part_bytes(part)
+    assert first == blocks
+
+
+def _table_row(step: Step, blocks: int) -> None:
+    e = step.e
+    e.param("t0", step.at("token"), plus="i")
+    e.set("t0", step.layout.addresses["table"], of="t0", times=table_row_bytes(blocks))
+    e.set("t1", of="t0", times=1)
+    _token_loads(step, 0, blocks, elements=0, scales=blocks * 32, apart=(32, 2))
+
+
+def _padded(elements: int) -> int:
+    return -(-elements // 8) * 8
+
+
+def feed(step: Step, name: str, *, length: int = 0, register: str = "layer", offset: int | None = None) -> None:
+    """Load a vector of the layer (or of `register` + `offset`) into the ring `norm`; `used` frees it."""
+    e = step.e
+    at, elements = step.layout.vectors.get(name, (0, 0))
+    e.wait("load", "norm_free")
+    e("load", target="v", format="fp32", count=length or elements, dst=step.places.v["norm"], dst_reg=e.x("ns"),
+      address=at if offset is None else offset, address_reg=e.x(register) if register else 0)  # fmt: skip
+    e.signal("load", "norm_ready")
+    e.wait("vpu", "norm_ready")
+
+
+def used(step: Step) -> None:
+    """Free the ring's vector."""
+    step.e.signal("vpu", "norm_free")
+    step.e.toggle("ns", norm_slot(step.layout))
+
+
+def fed(step: Step) -> dict[str, int | str]:
+    """Return the operands that read the vector last fed, the same for all rows."""
+    return {"b_kind": "vector", "b": step.places.v["norm"], "b_reg": step.e.x("ns"), "b_stride": 0}
+
+
+def inverse_root(step: Step, source: dict[str, int | str], *, rows: int, length: int, inverse: str) -> None:
+    """Write rsqrt(mean of squares + epsilon) of each row of `source` to `t`."""
+    e, t = step.e, step.places.v["t"]
+    e("vec", pre="mul", b_kind="self", reduce="sum", rows=rows, len=length, dst=t, dst_stride=1, **source)
+    e("vec", pre="mul", len=rows, a=t, dst=t, **step.constant(inverse))
+    e("vec", pre="add", fn="rsqrt", len=rows, a=t, dst=t, **step.constant("epsilon"))
+
+
+def _normed(step: Step, name: str, source: int, rows: int, **where: int | str) -> None:
+    """Norm `rows` of width D at `source`, and quantise them into A "normed"; the mesh may start."""
+    e, v, d, width = step.e, step.places.v, step.layout.decoder.d_model, step.layout.share.width
+    operand: dict[str, int | str] = {"a": source, "a_stride": width // BLOCK}
+    inverse_root(step, operand, rows=rows, length=d, inverse="inverse_width")
+    e("vec", pre="mul", b_kind="scalar", b=v["t"], b_stride=1, rows=rows, len=d, dst=v["y"], dst_stride=width // BLOCK, **operand)
+    feed(step, name, **where)  # type: ignore[arg-type]
+    quantised(step, "normed", rows=rows, length=d, a=v["y"], a_stride=width // BLOCK, dst_stride=ceil(d, BLOCK), pre="mul", **fed(step))
+    used(step)
+    e.signal("vpu", "a_ready")
+
+
+def quantised(step: Step, target: str, *, rows: int, length: int, dst_stride: int, offset: int = 0, **operands: int | str) -> None:
+    """Quantise; where fusion is off, the operation before it becomes an instruction of its own (in place: a is V and read no more)."""
+    e = step.e
+    if not step.fused and operands.get("pre", "copy") != "copy" and operands.get("a_space", "v") == "v" and "scope" not in operands:
+        place = {k: operands[k] for k in ("a", "a_reg", "a_stride") if k in operands}
+        e("vec", rows=rows, len=length, **operands, **{k.replace("a", "dst", 1): x for k, x in place.items()})
+        operands = {**place, "pre": "copy"}
+    e("quant", rows=rows, len=length, dst=step.places.a[target] + offset, dst_stride=dst_stride, **operands)
+
+
+def project(
+    step: Step, name: str, source: str, rows: int, *, whole: bool = False, counter: str | None = None, ready: str = "a_ready",
+    epilogue: Callable[[dict[str, int | str], int], None] | None = None,
+) -> None:  # fmt: skip
+    """Stream a matrix past `rows` of A `source`. `whole`: all columns stay in C, else `epilogue(operand of one column, outputs)` takes each."""
+    e, m, c0 = step.e, step.layout.matrices[name], step.places.c["projection"]
+    c_stride = m.n * m.n_tiles if whole else m.n
+    e.wait("mxu", ready)
+    if whole:
+        e.set("cq")
+    with e.loop(m.n_tiles, counter):
+        if not whole:
+            e.wait("mxu", "c_free")
+        k0 = 0
+        for part, k in enumerate(m.parts):
+            piece(step, m.elements, m.scales, k * m.n, m.element_bytes(part))
+            e.add("wp", m.part_bytes(part))
+            e.wait("mxu", "w_ready")
+            e("gemm", m=rows, n=m.n, k=k, w_reg=e.x("w"), a=step.places.a[source] + k0, a_stride=m.blocks, c=c0,
+              c_reg=e.x("cq" if whole else "ct"), c_stride=c_stride, clear=int(part == 0))  # fmt: skip
+            taken(step)
+            k0 += k
+        if whole:
+            e.add("cq", m.n)
+        elif epilogue is not None:
+            e.signal("mxu", "c_ready")
+            e.set("t2", c0 * m.rows, of="ct", times=m.rows)
+            e.wait("vpu", "c_ready")
+            epilogue({"a_space": "c", "a_reg": e.x("t2"), "a_stride": m.outputs // BLOCK}, m.outputs)
+            e.signal("vpu", "c_free")
+            e.toggle("ct", _column_slot(step))
+    if whole:
+        e.signal("mxu", "c_ready")
+        e.wait("vpu", "c_ready")
+
+
+def _column_slot(step: Step) -> int:
+    """Return the accumulator words of one place of the ring of output tiles."""
+    m, granule = step.layout.matrices, max(1, step.layout.tile.vector_align // step.layout.tile.rows)
+    words = max(*(step.shape.rows * m[n].n for n in ("o", "gate_up", "down")), step.shape.segments * m["head"].n)
+    return -(-words // granule) * granule
+
+
+def piece(step: Step, elements: str, scales: str, words: int, scales_at: int, *, register: str = "wp") -> None:
+    """Load a piece of weights and its scales into the ring's next place."""
+    e = step.e
+    e.wait("load", "w_free")
+    e("load", target="w", format=elements, count=words, dst_reg=e.x("w"), address_reg=e.x(register))
+    e("load", target="ws", format=scales, count=words, dst_reg=e.x("w"), address=scales_at, address_reg=e.x(register))
+    e.signal("load", "w_ready")
+
+
+def taken(step: Step) -> None:
+    """Free the ring's piece once the mesh has multiplied it."""
+    step.e.signal("mxu", "w_free")
+    if step.layout.slots > 1:
+        step.e.toggle("w", step.layout.slot_words)
+
+
+def _layer(step: Step) -> None:
+    e, layout, v = step.e, step.layout, step.places.v
+    d, rows = layout.decoder, step.shape.rows
+    e.set("wp", layout.layer_bytes - sum(layout.matrices[m].bytes for m in ("qkv", "o", "gate_up", "down")), of="layer", times=1)
+    _normed(step, "attention_norm", v["x"], rows)
+    project(step, "qkv", "normed", rows, whole=True)
+    attention(step)
+    _residual(step, "o", "mixed", "o_bias" if d.o_bias else "", "attention_post_norm" if d.post_norms else "")
+    _normed(step, "mlp_norm", v["x"], rows)
+    e.set("ho")
+    project(step, "gate_up", "normed", rows, epilogue=lambda c, n: _gated(step, c, n))
+    e.release("ho")
+    ready = "a_ready"
+    if layout.share.n_tiles == 1:
+        e.signal("vpu", "a_ready")
+    else:
+        ready = gather_activations(step, "hidden", layout.matrices["down"].blocks)
+    _residual(step, "down", "hidden", "down_bias" if d.mlp_bias else "", "mlp_post_norm" if d.post_norms else "", ready)
+
+
+def _residual(step: Step, name: str, source: str, bias: str, post_norm: str, ready: str | None = None) -> None:
+    """Multiply and add to x: directly, or after a norm of the whole product."""
+    e, layout, v = step.e, step.layout, step.places.v
+    rows, width, s = step.shape.rows, layout.share.width, layout.share
+    if ready is None:
+        ready = "a_ready" if s.n_tiles == 1 else "net_a"
+    target = v["y"] if post_norm else v["x"]
+    e.set("col")
+
+    def add(c: dict[str, int | str], n: int) -> None:
+        out: dict[str, int | str] = {"rows": rows, "len": n, "dst": target + s.index * s.model, "dst_reg": e.x("col"), "dst_stride": width // BLOCK}
+        there: dict[str, int | str] = {"a": target + s.index * s.model, "a_reg": e.x("col"), "a_stride": width // BLOCK}
+        x: dict[str, int | str] = {"b_kind": "vector", "b": v["x"] + s.index * s.model, "b_reg": e.x("col"), "b_stride": width // BLOCK}
+        if bias:
+            e.set("t1", layout.vectors[bias][0], of="col", times=4, plus="layer")
+            feed(step, bias, length=n, register="t1", offset=0)
+            e("vec", pre="add", **c, **fed(step), **(out | {"dst": v["hidden"], "dst_stride": n // BLOCK, "dst_reg": 0}))
+            used(step)
+            c = {"a": v["hidden"], "a_stride": n // BLOCK}
+        if post_norm:
+            e("vec", pre="copy", **c, **out)
+        else:
+            e("vec", pre="add", **c, **out, **x)
+        del there
+        e.add("col", n)
+
+    project(step, name, source, rows, ready=ready, epilogue=add)
+    e.release("col")
+    if s.n_tiles > 1:
+        gather_vectors(step, target)
+    if post_norm:
+        operand: dict[str, int | str] = {"a": v["y"], "a_stride": width // BLOCK}
+        y: dict[str, int | str] = {"dst": v["y"], "dst_stride": width // BLOCK, "rows": rows, "len": layout.decoder.d_model}
+        inverse_root(step, operand, rows=rows, length=layout.decoder.d_model, inverse="inverse_width")
+        e("vec", pre="mul", b_kind="scalar", b=v["t"], b_stride=1, **operand, **y)
+        feed(step, post_norm)
+        e("vec", pre="mul", **operand, **y, **fed(step))
+        used(step)
+        e("vec", pre="add", b_kind="vector", b=v["x"], b_stride=width // BLOCK, **operand, **(y | {"dst": v["x"]}))
+
+
+def _gated(step: Step, c: dict[str, int | str], n: int) -> None:
+    """Activate one column: the first half of its outputs are gates, the second what they gate; the product goes to A "hidden" in int8."""
+    e, layout, d = step.e, step.layout, step.layout.decoder
+    rows, half = step.shape.rows, n // 2
+    t = step.places.v["hidden"] + rows * n
+    if d.mlp_bias:
+        e.set("t1", layout.vectors["gate_up_bias"][0], of="ho", times=4 * n // (half // BLOCK), plus="layer")
+        feed(step, "gate_up_bias", length=n, register="t1", offset=0)
+        e("vec", pre="add", rows=rows, len=n, dst=step.places.v["hidden"], dst_stride=n // BLOCK, **c, **fed(step))
+        used(step)
+        c = {"a": step.places.v["hidden"], "a_stride": n // BLOCK}
+    gate: dict[str, int | str] = c | {"rows": rows, "len": half}
+    up: dict[str, int | str] = c | {"a": int(c.get("a", 0)) + half}
+    own: dict[str, int | str] = {"rows": rows, "len": half, "a": t, "a_stride": half // BLOCK}
+    to: dict[str, int | str] = {"dst": t, "dst_stride": half // BLOCK}
+    times_t: dict[str, int | str] = {"b_kind": "vector", "b": t, "b_stride": half // BLOCK}
+    if d.activation == "gelu_tanh":
+        e("vec", pre="mul", b_kind="self", **gate, **to)
+        e("vec", pre="mul", **own, **to, **step.constant("gelu_cubic"))
+        e("vec", pre="add", **own, **to, **step.constant("gelu_linear"))
+        e("vec", pre="mul", **gate, **to, **times_t)
+        e("vec", pre="mul", fn="exp2", **own, **to, **step.constant("minus_log2e"))
+    else:
+        e("vec", pre="mul", fn="exp2", **gate, **to, **step.constant("minus_log2e"))
+    e("vec", pre="add", fn="rcp", **own, **to, **step.constant("one"))
+    e("vec", pre="mul", **gate, **to, **times_t)
+    down, s = layout.matrices["down"], layout.share
+    share_words = down.blocks // s.n_tiles
+    if step.fused:
+        e("quant", pre="mul", rows=rows, len=half, dst=step.places.a["hidden"] + s.index * share_words, dst_reg=e.x("ho"), dst_stride=down.blocks,
+          **up, **times_t)  # fmt: skip
+    else:
+        e("vec", pre="mul", rows=rows, len=half, **up, **to, **times_t)
+        e("quant", dst=step.places.a["hidden"] + s.index * share_words, dst_reg=e.x("ho"), dst_stride=down.blocks, **own)
+    e.add("ho", half // BLOCK)
+
+
+def gather_activations(step: Step, name: str, blocks: int) -> str:
+    """Pass every tile's share of quantised rows round the ring; returns the semaphore that the mesh waits for."""
+    s = step.layout.share
+    _ring(step, "a", step.places.a[name], blocks, blocks // s.n_tiles)
+    step.e.signal("net", "net_a")
+    return "net_a"
+
+
+def gather_vectors(step: Step, start: int) -> None:
+    """Pass every tile's share of the residual stream round the ring."""
+    s = step.layout.share
+    _ring(step, "v", start, s.width, s.model)
+    step.e.signal("net", "net_v")
+    step.e.wait("vpu", "net_v")
+
+
+def _ring(step: Step, space: str, start: int, row: int, count: int) -> None:
+    e, s = step.e, step.layout.share
+    e.signal("vpu", "net_go")
+    e.wait("net", "net_go")
+    e.set("t0", start)
+    with e.loop(step.shape.rows):
+        for hop in range(s.n_tiles - 1):
+            sent, received = (s.index - hop) % s.n_tiles, (s.index - hop - 1) % s.n_tiles
+            e("send", space=space, src=sent * count, src_reg=e.x("t0"), count=count)
+            e("recv", space=space, dst=received * count, dst_reg=e.x("t0"), count=count)
+        e.add("t0", row)
+
+
+def _head(step: Step) -> None:
+    """Norm the last row of every segment and stream the head past it: logits to memory, as many columns as the host asks for."""
+    e, layout, v = step.e, step.layout, step.places.v
+    n, width, head = step.shape.segments, layout.share.width, layout.matrices["head"]
+    rows = v["x"]
+    if step.shape.tokens > 1:
+        rows = v["y"]
+        for s in range(n):
+            e.param("t0", step.at("last") + s)
+            e.set("t0", s * step.shape.tokens * width, of="t0", times=width)
+            e("vec", pre="copy", len=width, a=v["x"], a_reg=e.x("t0"), dst=rows + s * width)
+    _normed(step, "final_norm", rows, n, length=width, register="", offset=layout.addresses["head"])
+    e.set("wp", layout.addresses["head"] + 4 * _padded(width))
+    e.param("columns", step.at("head_columns"))
+    e.set("lo")
+
+    def out(c: dict[str, int | str], outputs: int) -> None:
+        e.wait("vpu", "out_free")
+        e("vec", pre="copy", rows=n, len=outputs, dst=v["logits"], dst_reg=e.x("os"), dst_stride=outputs // BLOCK, **c)
+        e.signal("vpu", "out_ready")
+        e.wait("store", "out_ready")
+        e("store", target="v", format="fp32", count=outputs, rows=n, src=v["logits"], src_reg=e.x("os"), address=layout.addresses["logits"],
+          address_reg=e.x("lo"), stride=head.n_tiles * head.outputs * 4)  # fmt: skip
+        e.signal("store", "out_free")
+        e.toggle("os", n * outputs)
+        e.add("lo", outputs * 4)
+
+    project(step, "head", "normed", n, counter="columns", epilogue=out)
+
+
+def scale_bytes(format: str, count: int) -> int:
+    """Return the bytes of `count` scales, padded to 32."""
+    return -(-count * FORMAT_BITS[format] // 8 // 32) * 32
