@@ -69,7 +69,7 @@ def _is_array(schema: JsonSchemaValue) -> bool:
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class StudySection(_Section):
@@ -78,150 +78,230 @@ class StudySection(_Section):
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    """What results are called: they go to out/<name>."""
     title: str = ""
+    """The service in words, as the answer and the report quote it; the name when left out."""
     seed: Annotated[int, Field(ge=0)] = 0
+    """The only source of chance: same study, same seed, same bytes."""
     system: Literal["rack", "appliance"] = "rack"
+    """What chips are mounted in: shared servers of a rack, or one appliance each."""
     region: str = "us"
+    """Where the chips run, a row of electricity prices."""
 
 
 class ModelSection(_Section):
     """Name a model of the catalogue (or the path of a config.json) and the recipes that quality allows."""
 
     name: str
+    """A model that `fabless models` lists, or the path of a config.json, safetensors or GGUF file."""
     share: Annotated[float, Field(gt=0)] = 1.0
+    """This model's part of the requests, relative to the other models'."""
     recipes: Annotated[list[str], OneOrMore(), Field(min_length=1)]
+    """Formats that its quality allows, of which each chip takes its best: a [recipes.<name>] of this file, or a short name ("fp8", "int4/bf16")."""
 
 
 class RecipeSection(_Section):
     """Choose a number format per tensor class; what is left out follows `weights` for the head and bf16 for the rest."""
 
     weights: str
+    """Projections and experts."""
     activations: str | None = None
+    """Operands of products with weights; as `weights` when left out."""
     kv_cache: str = "bf16"
+    """Stored keys and values."""
     attention: str = "bf16"
+    """Operands of queries times keys and of probabilities times values."""
     residual: str = "bf16"
+    """The stream between blocks."""
     experts: str | None = None
+    """Routed experts, when they differ from `weights`."""
     head: str | None = None
+    """The language head; as `weights` when left out."""
     embedding: str | None = None
+    """The token table; as `head` when left out."""
 
 
 class QuantilesSection(_Section):
     """State lengths in tokens by their quantiles, and by their mean if it is known."""
 
     p50: Annotated[float, Field(gt=0)]
+    """Half of all requests are no longer."""
     p90: Annotated[float, Field(gt=0)]
+    """Nine in ten are no longer."""
     p99: Annotated[float, Field(gt=0)]
+    """Ninety-nine in a hundred are no longer."""
     mean: Annotated[float, Field(gt=0)] | None = None
+    """The mean, if known; otherwise that of the curve through the quantiles."""
 
 
 class TrafficSection(_Section):
     """State how much is asked for: `requests_per_s` or `tokens_per_day` (prompt and answer), and how long requests are."""
 
     requests_per_s: Annotated[float, Field(gt=0)] | None = None
+    """Requests a second, averaged over the year."""
     tokens_per_day: Annotated[float, Field(gt=0)] | None = None
+    """Prompt and answer tokens a day, instead of requests_per_s."""
     peak_ratio: Annotated[float, Field(ge=1)] | None = None
+    """Requests at the peak over those on average; the fleet is sized for the peak. A published figure when left out."""
     prefix_hit_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of prompt tokens that a prefix cache serves."""
     lengths: str | None = None
+    """A trace whose lengths of prompts and answers to use, instead of input and output."""
     input: QuantilesSection | None = None
+    """Prompt lengths by their quantiles."""
     output: QuantilesSection | None = None
+    """Answer lengths by their quantiles."""
 
 
 class SloSection(_Section):
     """Promise time to first token and time per output token to the share `quantile` of requests."""
 
     ttft_s: Annotated[float, In("second"), Field(gt=0)]
+    """Longest time to the first token."""
     tpot_s: Annotated[float, In("second"), Field(gt=0)]
+    """Longest time per further token."""
     quantile: Annotated[float, Field(ge=0.5, lt=1)] = 0.9
+    """Share of requests that must meet both."""
 
 
 class LimitsSection(_Section):
     """Bound the answer; a key left out does not bind."""
 
     chip_w: Annotated[float, In("watt"), Field(gt=0)] | None = None
+    """Power that a packaged chip may be cooled for."""
     rack_w: Annotated[float, In("watt"), Field(gt=0)] | None = None
+    """Power of the chips of one replica, with their servers."""
     site_w: Annotated[float, In("watt"), Field(gt=0)] | None = None
+    """Power of the whole fleet, servers included."""
     nre_usd: Annotated[float, In("usd"), Field(gt=0)] | None = None
+    """Money to spend before the first chip."""
     package_usd: Annotated[float, In("usd"), Field(gt=0)] | None = None
+    """Price of one packaged, tested chip."""
     chips_per_replica: Annotated[int, Field(gt=0)] | None = None
+    """Chips that one copy of a model may take."""
     processes: list[str] = []
+    """Processes that may be used; empty: all of the space."""
     foundries: Annotated[list[Literal["taiwan", "arizona"]], OneOrMore(), Field(min_length=1)] = ["taiwan", "arizona"]
+    """Where dies may be made."""
 
 
 class WeightsSection(_Section):
     """Weigh the objectives: exponents of a product, so that only their ratios matter."""
 
     usd_per_mtok: Annotated[float, Field(ge=0)] = 1.0
+    """Weight of cost per million tokens."""
     tokens_per_s_per_user: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of speed: 0.2 says that 5% more speed is worth 1% more money."""
     power_w: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of fleet power."""
     nre_usd: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of NRE."""
 
 
 class MemorySection(_Section):
     """Offer a memory standard with one or more numbers of stacks (HBM) or devices (GDDR, LPDDR)."""
 
     standard: str
+    """A memory standard such as "hbm3e", "gddr7" or "lpddr5x"; "none" for chips that live in SRAM."""
     stacks: Annotated[list[int], OneOrMore(), Field(min_length=1)]
+    """Stacks (HBM) or devices (GDDR, LPDDR) beside the chip."""
 
 
 class LinkSection(_Section):
     """Offer a way to join chips; several bandwidths make several choices."""
 
     topology: Literal["none", "ring", "switch", "mesh", "torus2d", "torus3d"] = "none"
+    """How chips are joined."""
     ports: Annotated[int, Field(ge=0)] = 0
+    """Links of a chip."""
     bandwidth_bytes_per_s: Annotated[list[float], In("byte / second"), OneOrMore(), Field(min_length=1)] = [0.0]
+    """One way out of a chip over all its ports."""
     domain_chips: Annotated[int, Field(ge=1)] = 1
+    """Chips that reach each other at that rate."""
     latency_s: Annotated[float, In("second"), Field(ge=0)] = 1e-6
+    """From one chip to the next."""
     network_bandwidth_bytes_per_s: Annotated[float, In("byte / second"), Field(ge=0)] = 0.0
+    """One way per chip beyond the domain; 0: no network beyond."""
 
 
 class SpaceSection(_Section):
     """List what each part of the chip may be: one value or several."""
 
     process: Annotated[list[str], OneOrMore(), Field(min_length=1)]
+    """Manufacturing processes such as "5nm"."""
     clock_hz: Annotated[list[float], In("hertz"), OneOrMore(), Field(min_length=1)]
+    """Clock."""
     cores: Annotated[list[int], OneOrMore(), Field(min_length=1)]
+    """Cores of a chip."""
     rows: Annotated[list[int], OneOrMore(), Field(min_length=1)]
+    """Dot-product rows of a core's matrix unit."""
     lanes: Annotated[list[int], OneOrMore(), Field(min_length=1)] = [32]
+    """Products that a row sums each cycle."""
     formats: Annotated[list[list[str]], Field(min_length=1)]
+    """Element formats that the matrix unit multiplies, one list per variant; "bf16/8" runs at an eighth of the rate."""
     scratchpad_bytes: Annotated[list[float], In("byte"), OneOrMore(), Field(min_length=1)]
+    """Scratchpad of a core."""
     vector_lanes: Annotated[list[int], OneOrMore(), Field(min_length=1)]
+    """Vector lanes of a core."""
     shared_bytes: Annotated[list[float], In("byte"), OneOrMore(), Field(min_length=1)] = [0.0]
+    """SRAM shared by all cores; 0: none."""
     dies: Annotated[list[int], OneOrMore(), Field(min_length=1)] = [1]
+    """Dies in a package."""
     spare_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Spare cores per core, to be harvested for yield."""
     memory: Annotated[list[MemorySection], Field(min_length=1)]
+    """Off-chip memory."""
     link: Annotated[list[LinkSection], Field(min_length=1)] = [LinkSection()]
+    """Links between chips."""
 
 
 class PlansSection(_Section):
     """List degrees of parallelism and sequences in flight on a replica (`batch`); every legal combination is tried."""
 
     tensor: Annotated[list[int], OneOrMore(), Field(min_length=1)] = [1]
+    """Tensor parallelism."""
     pipeline: Annotated[list[int], OneOrMore(), Field(min_length=1)] = [1]
+    """Pipeline stages."""
     expert: Annotated[list[int], OneOrMore(), Field(min_length=1)] = [1]
+    """Chips over which routed experts are spread; divides tensor x data."""
     data: Annotated[list[int], OneOrMore(), Field(min_length=1)] = [1]
+    """Attention replicas inside an expert-parallel group."""
     batch: Annotated[list[int], OneOrMore(), Field(min_length=1)]
+    """Sequences in flight on a replica."""
 
 
 class CompareSection(_Section):
     """Name the catalogue's chips to compare with; none named means all."""
 
     chips: list[str] = []
+    """Catalogue names; empty: the whole catalogue."""
 
 
 class StudyFile(_Section):
     """Describe a service, what may be built for it, and what matters; `fabless design FILE` answers which chip to build."""
 
     study: StudySection
+    """Name, title, seed and place."""
     models: Annotated[list[ModelSection], Field(min_length=1)]
+    """The models served."""
     recipes: dict[str, RecipeSection] = {}
+    """Number formats by name."""
     traffic: TrafficSection
+    """How much is asked for."""
     slo: SloSection
+    """What is promised."""
     limits: LimitsSection = LimitsSection()
+    """What the answer may not exceed."""
     weights: WeightsSection = WeightsSection()
+    """What matters how much."""
     space: SpaceSection
+    """What chips may be built."""
     plans: PlansSection
+    """How models may be spread over chips."""
     costs: dict[str, float | str | list[float | str]] = {}
+    """Inputs of the cost model to override: a number, a quantity with a unit, or [low, mid, high]; docs/cost.md tells what they mean."""
     compare: CompareSection = CompareSection()
+    """Which of today's chips to compare with."""
 
 
 def read(path: str | Path) -> Study:
