@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fabless.core.errors import IllegalProgramError
-from fabless.program.isa import LOOP_DEPTH, N_REGISTERS, REGISTER_BITS, Queue
+from fabless.program.isa import BY_MNEMONIC, LOOP_DEPTH, N_REGISTERS, REGISTER_BITS, Queue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -128,19 +129,35 @@ def _write(registers: list[int], item: Instruction, value: int) -> None:
         registers[item["x"]] = wrap(value)
 
 
-def resolve(pc: int, item: Instruction, registers: list[int]) -> Issued:
-    """Return an instruction with its register fields added up."""
-    values = dict(zip((f.name for f in item.spec.fields), item.values, strict=True))
-    out: dict[str, int] = {}
-    for name, value in values.items():
+@cache
+def _plan(mnemonic: str) -> tuple[tuple[str, int, int], ...]:
+    """Return (operand, column of its immediate or -1, column of its register or -1) for every operand of an issued instruction."""
+    names = [f.name for f in BY_MNEMONIC[mnemonic].fields]
+    plan = []
+    for column, name in enumerate(names):
         base = name.removesuffix("_reg")
         if name.endswith("_reg"):
-            if base not in values:  # start, low, high of mask
-                out[base] = registers[value]
-        elif f"{name}_reg" in values:
-            out[name] = wrap(value + registers[values[f"{name}_reg"]])
+            if base not in names:  # start, low, high of mask
+                plan.append((base, -1, column))
         else:
-            out[name] = value
+            register = f"{name}_reg"
+            plan.append((name, column, names.index(register) if register in names else -1))
+    return tuple(plan)
+
+
+def resolve(pc: int, item: Instruction, registers: list[int]) -> Issued:
+    """Return an instruction with its register fields added up."""
+    values = item.values
+    out = {
+        name: (
+            values[immediate]
+            if register < 0
+            else registers[values[register]]
+            if immediate < 0
+            else wrap(values[immediate] + registers[values[register]])
+        )
+        for name, immediate, register in _plan(item.mnemonic)
+    }
     if item.mnemonic in {"vec", "quant"} and item.choice("b_kind") == "register":
         out["b"] = registers[item["b_reg"]] & 0xFFFFFFFF
     return Issued(pc, item.mnemonic, item.queue, out)

@@ -65,6 +65,10 @@ def _refuse(item: Issued, rule: str, value: str, remedy: str) -> NoReturn:
     raise IllegalProgramError(f"instruction {item.pc} ({item.mnemonic}): {rule}: {value}; {remedy}")
 
 
+def _set_bits(mask: int) -> list[int]:
+    return [s for s in range(N_SEMAPHORES) if mask >> s & 1] if mask else []
+
+
 def _check_layout(program: Program) -> None:
     tile, name = program.tile, program.name
     if len(program) > tile.instruction_words:
@@ -204,24 +208,21 @@ class _Run:
 
     def _sync(self, item: Issued) -> None:
         queue = item.queue
-        for s in range(N_SEMAPHORES):
-            for role in ("wait", "signal"):
-                if item[role] >> s & 1 and self.ends.setdefault((s, role), queue) != queue:
+        for role in ("wait", "signal"):
+            for s in _set_bits(item[role]):
+                if self.ends.setdefault((s, role), queue) != queue:
                     _refuse(
                         item, "semaphores", f"{role} on semaphore {s} from queue {queue.name.lower()}, before from {self.ends[s, role].name.lower()}",
                         f"give each semaphore one queue that {role}s",
                     )  # fmt: skip
-            if item["wait"] >> s & 1:
-                if not self.tokens[s]:
-                    _refuse(
-                        item, "deadlock", f"waits for semaphore {s}, which nothing before it signals", "signal it earlier in program order"
-                    )
-                np.maximum(self.clock[queue], self.tokens[s].popleft(), out=self.clock[queue])
-                self.waits[s].append(int(self.clock[queue, queue]))
-        for s in range(N_SEMAPHORES):
-            if item["signal"] >> s & 1:
-                self._count(item, s)
-                self.tokens[s].append(self.clock[queue].copy())
+        for s in _set_bits(item["wait"]):
+            if not self.tokens[s]:
+                _refuse(item, "deadlock", f"waits for semaphore {s}, which nothing before it signals", "signal it earlier in program order")
+            np.maximum(self.clock[queue], self.tokens[s].popleft(), out=self.clock[queue])
+            self.waits[s].append(int(self.clock[queue, queue]))
+        for s in _set_bits(item["signal"]):
+            self._count(item, s)
+            self.tokens[s].append(self.clock[queue].copy())
 
     def _count(self, item: Issued, s: int) -> None:
         """The semaphore may hold every signal but those whose wait this queue knows to be over."""
