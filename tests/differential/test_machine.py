@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fabless.core.errors import IllegalProgramError
+from fabless.core.errors import IllegalProgramError, InputError
 from fabless.number import functions
 from fabless.number.arrays import canonical
 from fabless.number.dot import block_dot
@@ -16,7 +16,7 @@ from fabless.number.round import fp32_add, fp32_mul, fp32_sub, fp32_sum
 from fabless.program.assembler import assemble
 from fabless.program.random_program import random_memory, random_program
 from fabless.program.tile import DEMO, DIE, TINY
-from fabless.sim.machine import execute, launch, memory_of, run_ring
+from fabless.sim.machine import Machine, execute, interpret, launch, memory_of, run_ring
 
 SMALL = {name: replace(tile, memory_bytes=1 << 20) for name, tile in (("tiny", TINY), ("demo", DEMO), ("die", DIE))}
 
@@ -213,3 +213,51 @@ def test_programs_that_need_more_memory_than_the_tile_has_are_refused():
         memory_of(assemble(".buffer m address=0 bytes=2097152 kind=cache\nhalt", tile=SMALL["tiny"]))
 
 
+
+
+COUNTER = """
+.buffer x address=0 bytes=128 kind=input
+.buffer sum address=128 bytes=128 kind=cache format=fp32 shape=32
+.parameter times index=0 count=1 low=0 high=9
+  param x=1 at=0
+  load target=v format=fp32 count=32 address=0
+  load target=v format=fp32 count=32 dst=32 address=128
+  loop count=0+x1 length=1
+    vec pre=add len=32 a=0 b=32 dst=32
+  end
+  store target=v format=fp32 count=32 src=32 address=128
+  halt
+"""
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_a_machine_keeps_its_caches_from_launch_to_launch(fast):
+    program = assemble(COUNTER, tile=SMALL["tiny"])
+    machine = Machine(program, fast=fast)
+    for times in (3, 0, 2):
+        state = machine.run({"x": np.ones(32, np.float32)}, {"times": times})
+    assert state.read(program, "sum").tolist() == [5.0] * 32
+    with pytest.raises(IllegalProgramError, match=r"parameter 'times': values 10 to 10 are outside its range 0 to 9; keep within it"):
+        machine.run({}, {"times": 10})
+    with pytest.raises(InputError, match=r"buffer 'x' has 128 bytes, 132 were given"):
+        machine.run({"x": np.ones(33, np.float32)})
+
+
+def test_an_observer_sees_every_instruction_in_order():
+    program = assemble(COUNTER, tile=SMALL["tiny"])
+    seen = []
+    state = launch(program, None, None, {"times": 2})
+    assert list(interpret(program, state, [], [], lambda item, _: seen.append(str(item.pc) + item.mnemonic))) == []
+    assert seen == ["1load", "2load", "4vec", "4vec", "6store", "7halt"]
+    assert state.retired == 6
+
+
+def test_warming_compiles_what_execute_uses():
+    from fabless.sim.machine_fast import warm
+    from fabless.sim.machine_kernels import run
+
+    warm()
+    assert len(run.signatures) == 1
+    program = random_program(SMALL["demo"], np.random.default_rng(1))
+    execute(program, fast=True)
+    assert len(run.signatures) == 1

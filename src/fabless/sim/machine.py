@@ -32,14 +32,13 @@ from fabless.program.isa import (
 from fabless.program.sequence import Issued, issue, parameter_words
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from fabless.program.program import Program
     from fabless.program.tile import Tile
-
-Array = np.ndarray
+    from fabless.sim.machine_fast import Runner
 
 _UNARY = {"exp2": functions.exp2_array, "rcp": functions.rcp_array, "rsqrt": functions.rsqrt_array}
 
@@ -155,6 +154,37 @@ def execute(
     return state
 
 
+class Machine:
+    """Run one tile's program launch after launch on the same memory, as a host does: caches stay, inputs and parameters change.
+
+    On the compiled machine (`fast`) the program is decoded once. Buffers on the tile keep what the last launch left there; a program that verifies
+    never reads it.
+    """
+
+    def __init__(self, program: Program, memory: NDArray[np.uint8] | None = None, *, fast: bool = True) -> None:
+        self.program = program
+        self.state = launch(program, memory)
+        self._runner: Runner | None = None
+        if fast:
+            from fabless.sim.machine_fast import Link, Runner
+
+            self._runner = Runner(program, self.state, Link(), Link())
+
+    def run(self, inputs: Mapping[str, bytes | np.ndarray] | None = None, parameters: Mapping[str, object] | None = None) -> State:
+        """Write inputs and parameters, execute to the halt, return the state (the same object every time)."""
+        for name, content in (inputs or {}).items():
+            write(self.program, self.state.memory, name, content)
+        self.state.parameters[:] = parameter_words(self.program, parameters)
+        self.state.semaphores[:] = 0
+        if self._runner is None:
+            run_ring([(self.program, self.state)], fast=False)
+        else:
+            self._runner.restart()
+            if self._runner.advance():
+                raise IllegalProgramError(f"program '{self.program.name}' waits for a neighbour, and there is none; run its ring with run_ring")
+        return self.state
+
+
 def run_ring(tiles: Sequence[tuple[Program, State]], *, fast: bool | None = None) -> None:
     """Run one program per tile, connected in a ring in the order given, until all have halted; states are changed in place."""
     if fast if fast is not None else tiles[0][0].tile.rows > 4:
@@ -181,8 +211,17 @@ def run_ring(tiles: Sequence[tuple[Program, State]], *, fast: bool | None = None
 Message = tuple[int, np.ndarray, np.ndarray | None]
 
 
-def interpret(program: Program, state: State, incoming: list[Message], outgoing: list[Message]) -> Iterator[str]:
-    """Execute a program on a state, one instruction after the other; yields "waiting" while `recv` finds nothing."""
+def interpret(
+    program: Program,
+    state: State,
+    incoming: list[Message],
+    outgoing: list[Message],
+    observe: Callable[[Issued, State], None] | None = None,
+) -> Iterator[str]:
+    """Execute a program on a state, one instruction after the other; yields "waiting" while `recv` finds nothing.
+
+    `observe(item, state)` sees every executed instruction and the state behind it: a debugger's and a lock-step test bench's window.
+    """
 
     def read(at: int) -> int:
         value = float(state.vector[_inside(at, 1, len(state.vector), "read", "vector buffer")])
@@ -197,6 +236,8 @@ def interpret(program: Program, state: State, incoming: list[Message], outgoing:
         except IllegalProgramError as error:
             raise IllegalProgramError(f"instruction {item.pc} ({item.mnemonic}): {error}") from None
         state.retired += 1
+        if observe is not None:
+            observe(item, state)
 
 
 def perform(item: Issued, state: State, incoming: list[Message], outgoing: list[Message]) -> None:

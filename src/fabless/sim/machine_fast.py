@@ -139,3 +139,14 @@ def run_ring_fast(tiles: Sequence[tuple[Program, State]]) -> None:
 def progress(runners: Sequence[Any]) -> int:
     """Return a number that grows whenever any tile executes an instruction."""
     return sum(runner.state.retired for runner in runners)
+
+
+def warm() -> None:
+    """Compile the native loop, or load it from numba's cache: seconds at first, to be spent in another process while weights load."""
+    from dataclasses import replace
+
+    from fabless.program.assembler import assemble
+    from fabless.program.tile import TINY
+    from fabless.sim.machine import execute
+
+    execute(assemble("halt", tile=replace(TINY, memory_bytes=256)), fast=True)

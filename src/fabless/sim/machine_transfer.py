@@ -42,7 +42,7 @@ _L_T, _L_F, _L_N, _L_ROWS, _L_D, _L_DR, _L_AD, _L_ADR, _L_S = (
 @njit(cache=True)
 def settle(memory, weights, where, word_bytes, first, last):
     """Copy weight words that refer to memory bytes in [first, last) into the weight buffer."""
-    touched = 0
+    touched = np.int64(0)
     for word in range(len(where)):  # counted first: without branches the scan vectorises, and a store seldom meets a word
         touched += np.int64(where[word] >= 0) & np.int64(where[word] < last) & np.int64(where[word] + word_bytes > first)
     if touched == 0:
