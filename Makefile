@@ -5,6 +5,7 @@ test:
 lint:
 	ruff check src tests bench examples && ruff format --check src tests bench examples && mypy && lint-imports
 docs:
+	python docs/generate.py
 	sphinx-build -W -b html docs docs/_build
 nightly:
 	pytest -m nightly --timeout 7200
