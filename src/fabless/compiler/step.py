@@ -338,9 +338,9 @@ def _residual(step: Step, name: str, source: str, bias: str, post_norm: str, rea
         if bias:
             e.set("t1", layout.vectors[bias][0], of="col", times=4, plus="layer")
             feed(step, bias, length=n, register="t1", offset=0)
-            e("vec", pre="add", **c, **fed(step), **(out | {"dst": v["hidden"], "dst_stride": n // BLOCK, "dst_reg": 0}))
+            e("vec", pre="add", **c, **fed(step), **(out | {"dst": v["biased"], "dst_stride": n // BLOCK, "dst_reg": 0}))
             used(step)
-            c = {"a": v["hidden"], "a_stride": n // BLOCK}
+            c = {"a": v["biased"], "a_stride": n // BLOCK}
         if post_norm:
             e("vec", pre="copy", **c, **out)
         else:
@@ -367,13 +367,13 @@ def _gated(step: Step, c: dict[str, int | str], n: int) -> None:
     """Activate one column: the first half of its outputs are gates, the second what they gate; the product goes to A "hidden" in int8."""
     e, layout, d = step.e, step.layout, step.layout.decoder
     rows, half = step.shape.rows, n // 2
-    t = step.places.v["hidden"] + rows * n
+    t = step.places.v["hidden"]
     if d.mlp_bias:
         e.set("t1", layout.vectors["gate_up_bias"][0], of="ho", times=4 * n // (half // BLOCK), plus="layer")
         feed(step, "gate_up_bias", length=n, register="t1", offset=0)
-        e("vec", pre="add", rows=rows, len=n, dst=step.places.v["hidden"], dst_stride=n // BLOCK, **c, **fed(step))
+        e("vec", pre="add", rows=rows, len=n, dst=step.places.v["biased"], dst_stride=n // BLOCK, **c, **fed(step))
         used(step)
-        c = {"a": step.places.v["hidden"], "a_stride": n // BLOCK}
+        c = {"a": step.places.v["biased"], "a_stride": n // BLOCK}
     gate: dict[str, int | str] = c | {"rows": rows, "len": half}
     up: dict[str, int | str] = c | {"a": int(c.get("a", 0)) + half}
     own: dict[str, int | str] = {"rows": rows, "len": half, "a": t, "a_stride": half // BLOCK}
