@@ -133,3 +133,26 @@ def test_cycles_by_hand():
 def test_the_page_is_up_to_date():
     path = Path(__file__).parents[2] / "docs" / "isa.md"
     assert path.read_text("utf-8") == page(), "run: python -m fabless.program.document docs/isa.md"
+
+
+def test_random_programs_reach_the_whole_table():
+    """Every instruction, every choice that a legal program may make, and every register operand is drawn within some programs."""
+    drawn: dict[tuple[str, str], set[int]] = {}
+    for seed in range(40):
+        for item in random_program(DEMO, np.random.default_rng(seed), 60):
+            for f, value in zip(item.spec.fields, item.values, strict=True):
+                drawn.setdefault((item.mnemonic, f.name), set()).add(value)
+    legal = {
+        ("load", "target"): {isa.TARGETS.index(t) for t in isa.LOAD_FORMATS}, ("store", "target"): {isa.TARGETS.index(t) for t in isa.STORE_FORMATS},
+        ("load", "format"): {isa.MEMORY_FORMATS.index(f) for formats in isa.LOAD_FORMATS.values() for f in formats},
+        ("store", "format"): {isa.MEMORY_FORMATS.index(f) for formats in isa.STORE_FORMATS.values() for f in formats},
+    }  # fmt: skip
+    for spec in ISA:
+        assert not spec.fields or any(m == spec.mnemonic for m, _ in drawn), spec.mnemonic
+        for f in spec.fields:
+            seen = drawn[spec.mnemonic, f.name]
+            if f.kind == "choice":
+                expected = legal.get((spec.mnemonic, f.name), set(range(len(f.choices))))
+                assert seen == expected or (spec.mnemonic, f.name) == ("rotate", "b_kind"), (spec.mnemonic, f.name)
+            elif f.bits == 1:
+                assert seen == {0, 1}, (spec.mnemonic, f.name)

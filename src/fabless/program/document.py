@@ -18,11 +18,9 @@ _ATTENTION = """\
 - **Keys** are stored as weights: a page of P tokens of one head is `[d_head/32][P][32]` bytes, scales `[d_head/32][P]` bf16; a new token's blocks are
   `store a`, 32-byte rows `P * 32` apart. **Values** are stored transposed: `[P/32][d_head][32]` bytes, a new token's bytes scattered by `store ab` 32
   bytes apart, its one scale (`quant scope=row`) by `store as`. P is a multiple of 64 and of R. Page numbers are parameters: `param`, `madd`.
-- **Attention** goes over blocks of 64 keys at multiples of 64, ascending, with a running maximum from -2^99 (`LOWEST` / 2, so that masked keys weigh
-  exactly 0 even before the first valid one):
-  s = QK (the query scaled by log2(e)/sqrt(d_head) before it is quantised); `mask` with `LOWEST`; m' = max(m, max s); p = exp2(s - m');
-  f = exp2(m - m'); l = l * f + sum p; `quant` p * v_scale; o = o * f + PV (`unit=1`); at the end o * rcp(l). A block that is masked as a whole
-  changes nothing: f = exp2(0) = 1, sums add 0. So results do not depend on chunks, on batch or on how many blocks the bound allows.
+- **Attention**: scores of all keys of a row are kept in V (or computed twice): QK (the query scaled by log2(e)/sqrt(d_head) before it is quantised),
+  `mask` with `lowest`, `vec reduce=max`, `vec sub scalar, fn=exp2`, sums by spans, `quant mul vector(v_scale)`, PV (`unit=1`), `mul rcp(l)`. The order of
+  every step is that of docs/decisions/integer-forward-pass.md; masked keys weigh exactly 0, so that bounds, chunks and batch change no bit.
 - **Activation**: sigmoid(x) is two instructions: `vec mul register(-log2 e), fn=exp2`, `vec add register(1), fn=rcp`.
 - **Routing**: `vec reduce=argmax`, then `vec pre=exclude` with the index, k times; `read` brings each index to a register, `madd` to an address.
 - **More tiles** split N, never K: each output is whole on one tile, and activations are gathered by `send`/`recv` around the ring. So results do not

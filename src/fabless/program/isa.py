@@ -21,6 +21,9 @@ and any two accesses that conflict are ordered, hence every schedule gives the s
 
 A result may overlap an operand of its own instruction only exactly in place (same start, length and rows); rows of a result never overlap.
 
+**Alignment.** Vector operands (a, b, dst of the vector instructions, buffers of load, store, send, recv, also when a is in the accumulators) start at
+multiples of max(32, L) elements, and so do their rows; single elements (scalar b, reduced dst, `read`) stand anywhere.
+
 **Numbers.** Binary32 is rounded to nearest even after every operation; any result of magnitude below 2^-126 becomes +0 (there is no -0 and no
 subnormal); every NaN is 0x7FC00000. See `fabless.number.round.fp32_add`, `number.dot`, `number.functions`, `number.quantise`.
 """

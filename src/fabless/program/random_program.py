@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from fabless.program.tile import Tile
 
 _UNITS = (Queue.LOAD, Queue.STORE, Queue.MXU, Queue.VPU, Queue.NET)
-_PAIRS = {(p, c): i for i, (p, c) in enumerate((p, c) for p in _UNITS for c in (*_UNITS, Queue.CTRL) if p != c and Queue.NET not in {p, c})}
+_PAIRS = {(p, c): i for i, (p, c) in enumerate((p, c) for p in _UNITS for c in (*_UNITS, Queue.CTRL) if p != c)}
 _DATA_BYTES, _OUT_BYTES = 1 << 15, 1 << 14
 _PARAMETERS = 8
 
@@ -71,7 +71,7 @@ def _store(d: _Draw) -> Instruction:
     limit = {"a": d.activations, "as": d.activations, "ab": d.activations, "v": d.vector}[target]
     element = {"a": 32}.get(target, FORMAT_BITS[format] // 8)
     if target == "ab" or d.rng.random() < 0.3:
-        rows, count, unit, stride = d.size(1, 16), 1, element, (1 + d.upto(40)) * element
+        rows, count, unit, stride = d.size(1, 16), 1, element, (1 + d.upto(24)) * element
     else:
         rows, count, unit = d.size(1, 4), d.size(1, 8), 32
         stride = -(-(count * element) // 32) * 32
@@ -129,25 +129,27 @@ def _destination(d: _Draw, shape: dict[str, int | str], *, scalars: bool) -> dic
     return {"dst": half + d.aligned(half - rows * stride, align), "dst_stride": stride // 32}
 
 
-def _vec(d: _Draw) -> Instruction:
-    shape = _vector_shape(d, from_c=d.rng.random() < 0.3)
-    pre, reduce = d.pick("copy", "add", "sub", "mul", "max", "min", "exclude"), d.pick("none", "none", "sum", "max", "argmax")
+def _chain(d: _Draw, shape: dict[str, int | str]) -> dict[str, int | str]:
+    """Draw what vec and quant share: the two-operand step with its operand b, and the function."""
+    pre = d.pick("copy", "add", "sub", "mul", "max", "min", "exclude")
     b = _operand_b(d, shape) if pre != "copy" else {}
     if b.get("b_kind") == "self" and pre == "exclude":
         b = {"b_kind": "register", "b_reg": 1}
-    fn = d.pick("none", "none", "exp2", "rcp", "rsqrt")
-    return instruction("vec", pre=pre, fn=fn, reduce=reduce, **shape, **b, **_destination(d, shape, scalars=reduce != "none"))
+    return {"pre": pre, "fn": d.pick("none", "none", "exp2", "rcp", "rsqrt"), **b}
+
+
+def _vec(d: _Draw) -> Instruction:
+    shape, reduce = _vector_shape(d, from_c=d.rng.random() < 0.3), d.pick("none", "none", "sum", "max", "argmax")
+    return instruction("vec", reduce=reduce, **shape, **_chain(d, shape), **_destination(d, shape, scalars=reduce != "none"))
 
 
 def _quant(d: _Draw) -> Instruction:
     shape = _vector_shape(d, from_c=d.rng.random() < 0.3)
     blocks = -(-int(shape["len"]) // 32)
     shape["rows"] = rows = min(int(shape["rows"]), d.activations // blocks)
-    pre = d.pick("copy", "mul", "add")
-    b = _operand_b(d, shape) if pre != "copy" else {}
     stride = blocks + d.upto(max(0, (d.activations - rows * blocks) // rows))
     dst = d.upto(d.activations - blocks - (rows - 1) * stride)
-    return instruction("quant", pre=pre, scope=d.pick("block", "row"), dst=dst, dst_stride=stride, **shape, **b)
+    return instruction("quant", scope=d.pick("block", "row"), dst=dst, dst_stride=stride, **shape, **_chain(d, shape))
 
 
 def _mask(d: _Draw) -> Instruction:
@@ -170,6 +172,17 @@ def _rotate(d: _Draw) -> Instruction:
 _MAKERS = {"load": _load, "store": _store, "gemm": _gemm, "vec": _vec, "quant": _quant, "mask": _mask, "rotate": _rotate}
 
 
+def _net(d: _Draw) -> list[Instruction]:
+    """Send and receive what was sent: on a ring of one tile a link leads back; on a longer ring every tile runs the same program."""
+    if d.rng.random() < 0.5:
+        count, half = d.size(1, 64), d.vector // 2
+        first, second = (d.aligned(half - count, d.tile.vector_align) for _ in range(2))
+        return [instruction("send", count=count, src=first), instruction("recv", count=count, dst=half + second, add=d.upto(1))]
+    count = d.size(1, 8)
+    first, second = d.upto(d.activations - count), d.upto(d.activations - count)
+    return [instruction("send", space="a", count=count, src=first), instruction("recv", space="a", count=count, dst=second)]
+
+
 def random_program(tile: Tile, rng: np.random.Generator, length: int = 40) -> Program:
     """Draw a program of about `length` unit instructions for a tile: it verifies, halts, and reaches every field of the table in time.
 
@@ -179,18 +192,18 @@ def random_program(tile: Tile, rng: np.random.Generator, length: int = 40) -> Pr
     d = _Draw(tile, rng)
     body: list[Instruction] = []
     depth = 0
-    for name in rng.choice(np.array(sorted(_MAKERS)), length):
+    for name in rng.choice(np.array(sorted([*_MAKERS, "net"])), length):
         if rng.random() < 0.12 and depth < 3:
             body.append(instruction("loop", count=d.upto(2), count_reg=d.pick("0", "0", "4") == "4" and 4))
             depth += 1
-        body.append(_through_register(_MAKERS[str(name)](d), d))
+        body += _net(d) if name == "net" else [_through_register(_MAKERS[str(name)](d), d)]
         if rng.random() < 0.1:
             body.append(instruction("read", x=8 + d.upto(7), at=d.upto(d.vector - 1)))
         if depth and rng.random() < 0.3:
             body.append(instruction("end"))
             depth -= 1
     body += [instruction("end")] * depth
-    items = _prologue(d) + [item for part in body for item in ((part,) if isinstance(part, Instruction) else part)]
+    items = _prologue(d) + body
     return Program.of(
         _with_lengths([*_ordered(items), instruction("halt")]),
         tile,
