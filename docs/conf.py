@@ -7,7 +7,6 @@ author = "the fabless authors"
 project_copyright = "the fabless authors; Apache-2.0"
 version = release = fabless.__version__
 extensions = ["myst_parser"]
-myst_enable_extensions = ["dollarmath", "deflist"]
 myst_heading_anchors = 3
 exclude_patterns = ["_build"]
 html_theme = "furo"

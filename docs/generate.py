@@ -125,7 +125,8 @@ def cli() -> str:
     text = (
         "# The command line\n\n`fabless COMMAND --help` says the same. Results go to standard output, progress and errors to "
         "standard error. "
-        "`--json` prints numbers in SI units under names that carry the unit. Exit code 0: done; 2: something in the input must change, and one message says what; "
+        "`--json` prints numbers in SI units under names that carry the unit. Exit code 0: done; 2: something in the input must change, and one "
+        "message says what; "
         "130: interrupted, with finished work kept. `fabless --install-completion` installs completion for the shell.\n"
     )
     for name in ("design", "compare", "estimate", "train", "models", "chips", "show", "validate", "schema"):
@@ -272,7 +273,7 @@ def chips() -> str:
     head = ("chip", "id", "year", "process", "16-bit", "8-bit", "memory", "bandwidth", "power", "cells assumed")
     return (
         "# Chips\n\nDense rates. `fabless show ID` prints every cell with its source and grade; a chip with assumed cells lists them whenever it is used. "
-        "How a sheet becomes a chip and a chip becomes silicon: [](chips-and-silicon.md).\n\n" + table(head, rows)
+        "How a sheet becomes a chip and a chip becomes silicon: [Chips and silicon](chips-and-silicon.md).\n\n" + table(head, rows)
     )
 
 
