@@ -40,6 +40,7 @@ BOUNDS = {
     "prompt_kernel_s": (0.0, 3e-4),
     "dense_time_ratio": (0.8, 2.5),
     "expert_time_ratio": (0.5, 4.0),
+    "routed_passes": (0.0, 20.0),
     "expert_product_ratio": (1.0, 8.0),
     "dequantised_product_ratio": (1.0, 12.0),
     "exchange_time_ratio": (0.2, 3.0),
@@ -151,14 +152,14 @@ def fit(pairs, generation, names, trials, say=True, runs=False):
 
 
 DEFAULT = (
-    "launch_time_ratio", "layer_overhead_s", "step_overhead_s", "dense_time_ratio", "expert_time_ratio", "expert_product_ratio", "dequantised_product_ratio", "exchange_time_ratio", "attention_time_ratio", "prefill_time_ratio",
+    "launch_time_ratio", "layer_overhead_s", "step_overhead_s", "dense_time_ratio", "expert_time_ratio", "expert_product_ratio", "routed_passes", "dequantised_product_ratio", "exchange_time_ratio", "attention_time_ratio", "prefill_time_ratio",
     "sequence_overhead_s", "request_overhead_s", "prompt_kernel_s",
 )  # fmt: skip
 
 #: Parameters that a generation's rows cannot tell, left at the transfer value or 1.
 FIXED = {
     "vllm_2023": ("prompt_kernel_s", "expert_product_ratio", "dequantised_product_ratio", "launch_time_ratio", "expert_time_ratio", "dense_time_ratio"),
-    "neuron_2": ("prompt_kernel_s", "expert_time_ratio", "expert_product_ratio", "dequantised_product_ratio", "launch_time_ratio"),
+    "neuron_2": ("prompt_kernel_s", "expert_time_ratio", "routed_passes", "expert_product_ratio", "dequantised_product_ratio", "launch_time_ratio"),
     "tt_metal": ("prompt_kernel_s", "expert_product_ratio", "dequantised_product_ratio", "launch_time_ratio",),
 }
 

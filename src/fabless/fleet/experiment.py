@@ -31,7 +31,8 @@ class Software:
     stream weights less well than the libraries that the chip's calibration stands for). `expert_time_ratio`: the same of routed experts that
     stream their weights (tokens crowd on fewer experts than a uniform router would touch). `expert_product_ratio`: least time of grouped
     expert products over the chip's peak rate (imbalance, permutation, untuned kernels); `dequantised_product_ratio`: the same where the chip
-    must widen the weights first. `exchange_time_ratio`: collectives (overlap, other algorithms). `attention_time_ratio`: attention (static
+    must widen the weights first. `routed_passes`: passes over the routed tokens' values that sort, copy and merge them around grouped kernels.
+    `exchange_time_ratio`: collectives (overlap, other algorithms). `attention_time_ratio`: attention (static
     buckets, replicated heads). `prefill_time_ratio`: prompt steps on top of these (eager launches, block scales).
     `memory_ratio`: share of a chip's memory that weights, caches and activations may fill.
     `step_tokens`: most tokens that one step takes in. `max_sequences`: most sequences that run together.
@@ -52,6 +53,7 @@ class Software:
     dense_time_ratio: float = 1.0
     expert_time_ratio: float = 1.0
     expert_product_ratio: float = 1.0
+    routed_passes: float = 0.0
     dequantised_product_ratio: float = 1.0
     exchange_time_ratio: float = 1.0
     attention_time_ratio: float = 1.0
@@ -68,7 +70,7 @@ class Software:
 _PARAMETERS = {
     "step_overhead_s": float, "layer_overhead_s": float, "host_layer_s": float, "prompt_kernel_s": float, "sequence_overhead_s": float,
     "request_overhead_s": float, "launch_time_ratio": float, "dense_time_ratio": float, "expert_time_ratio": float,
-    "expert_product_ratio": float, "dequantised_product_ratio": float, "exchange_time_ratio": float, "attention_time_ratio": float,
+    "expert_product_ratio": float, "routed_passes": float, "dequantised_product_ratio": float, "exchange_time_ratio": float, "attention_time_ratio": float,
     "prefill_time_ratio": float, "memory_ratio": float, "step_tokens": int, "max_sequences": int, "mixes": bool, "reserves_output": bool,
     "prefills_together": bool,
 }  # fmt: skip
@@ -76,7 +78,7 @@ _PARAMETERS = {
 
 def software_parameters() -> tuple[str, ...]:
     """Return the parameters that are fitted on measurements: overheads and ratios of time, not limits."""
-    return tuple(name for name in _PARAMETERS if name.endswith(("overhead_s", "_layer_s", "_kernel_s", "time_ratio", "product_ratio")))
+    return tuple(name for name in _PARAMETERS if name.endswith(("overhead_s", "_layer_s", "_kernel_s", "time_ratio", "product_ratio", "_passes")))
 
 
 @cache

@@ -63,7 +63,7 @@ class Parts:
     """Hold seconds of steps by kind of op: routed experts, exchanges between chips, attention (recurrent scans included), all others.
 
     None of them includes launches, which are summed over all kinds. `products` are the routed experts' multiply-accumulates at peak rate,
-    `kernels` the number of launches.
+    `kernels` the number of launches, `routed` one pass over the routed tokens' values at the memory's bandwidth.
     """
 
     other: Floats
@@ -73,6 +73,7 @@ class Parts:
     launches: Floats
     products: Floats
     kernels: Floats
+    routed: Floats
 
 
 def _kind(op: Op) -> int:
@@ -137,7 +138,7 @@ class Surface:
             counts.append(of_step)
         if not index:
             zero = np.zeros(len(steps))
-            return Parts(zero, zero, zero, zero, zero, zero, zero)
+            return Parts(*(zero,) * 8)
         times = op_times(columns(list(index)), [self.chip], [calibration_for(self.chip.family)])
         launch = times.overhead_s[:, 0]
         busy = times.busy_s[:, 0] - launch
@@ -145,14 +146,22 @@ class Surface:
             raise UnsupportedError(f"{self.chip.name} cannot multiply a format of {self.model.name} in this recipe")
         kinds = [_kind(op) for op in index]
         rates = [self._product_s(op) if _kind(op) == 1 else 0.0 for op in index]
-        seconds = np.zeros((7, len(steps)))
+        passes = [self._pass_s(op) if _kind(op) == 1 else 0.0 for op in index]
+        seconds = np.zeros((8, len(steps)))
         for j, of_step in enumerate(counts):
             for i, n in of_step.items():
                 seconds[kinds[i], j] += n * busy[i]
                 seconds[4, j] += n * launch[i]
                 seconds[5, j] += n * rates[i]
                 seconds[6, j] += n
+                seconds[7, j] += n * passes[i]
         return Parts(*seconds)
+
+    def _pass_s(self, op: Op) -> float:
+        """Return the seconds of one pass over the routed tokens of one repeat, at the width of the residual stream."""
+        if not isinstance(op, Gemm) or op.n != self.model.d_model:
+            return 0.0
+        return op.batch * op.m * op.n * op.outputs.bytes_per_value / self.chip.dram.bandwidth_bytes_per_s
 
     def _product_s(self, op: Op) -> float:
         """Return the seconds of one repeat of a product at the chip's peak rate for its operands."""
@@ -240,6 +249,7 @@ class SteppedDeployment:
         return (
             parts.other * host.dense_time_ratio
             + np.maximum(parts.experts * host.expert_time_ratio, at_rate)
+            + parts.routed * host.routed_passes
             + parts.exchanges * host.exchange_time_ratio
             + parts.launches * host.launch_time_ratio
         )

@@ -22,7 +22,7 @@ from fabless.fleet.experiment import (
 )
 from fabless.mapping.plan import Plan
 from fabless.model.step import Recipe
-from fabless.number.formats import BF16, E4M3, FP16, INT8_BLOCK32, MXFP4, NVFP4
+from fabless.number.formats import BF16, E4M3, FP16, MXFP4, MXFP6, NVFP4
 
 if TYPE_CHECKING:
     from fabless.chip.chip import Chip
@@ -196,7 +196,7 @@ def _named(text: str, model: Model) -> Recipe:
     if "int8" in text:
         return Recipe.named("int8/bf16")
     if "bfp8" in text or "bfp4" in text:
-        return replace(Recipe.named("int8/bf16"), weights=INT8_BLOCK32)
+        return replace(Recipe.named("int8/bf16"), weights=MXFP6)  # 8.5 and 4.5 bits in unstated shares: 6.25 lies between
     if "fp4" in text:
         if _is_moe(model) and _is_latent(model):
             return Recipe(experts=NVFP4)
