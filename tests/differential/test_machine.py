@@ -261,3 +261,26 @@ def test_warming_compiles_what_execute_uses():
     program = random_program(SMALL["demo"], np.random.default_rng(1))
     execute(program, fast=True)
     assert len(run.signatures) == 1
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_cutting_a_product_along_k_or_m_changes_no_bit(fast):
+    whole = "gemm m=6 n=2 k=16 a_stride=16 c_stride=2 clear=1\nhalt"
+    along_k = "gemm m=6 n=2 k=5 a_stride=16 c_stride=2 clear=1\ngemm m=6 n=2 k=11 w=10 a=5 a_stride=16 c_stride=2\nhalt"
+    along_m = "gemm m=1 n=2 k=16 clear=1\ngemm m=5 n=2 k=16 a=16 a_stride=16 c=2 c_stride=2 clear=1\nhalt"
+    rng = np.random.default_rng(12)
+    results = []
+    start = launch(assemble(whole, tile=SMALL["demo"]))
+    start.weights[:32] = rng.integers(-128, 128, (32, 16, 32))
+    start.weight_scales[:32] = rng.standard_normal((32, 16)).astype(np.float16)
+    start.activations[:96] = rng.integers(-127, 128, (96, 32))
+    start.activation_scales[:96] = (bits(rng.random(96)) & 0xFFFF0000).view(np.float32)
+    for text in (whole, along_k, along_m):
+        program = assemble(text, tile=SMALL["demo"])
+        state = launch(program)
+        for part in ("weights", "weight_scales", "activations", "activation_scales"):
+            getattr(state, part)[:] = getattr(start, part)
+        run_ring([(program, state)], fast=fast)
+        results.append(bits(state.accumulators).tobytes())
+    assert results[0] == results[1] == results[2]
+    assert any(results[0])
