@@ -317,7 +317,7 @@ def _gathered(step: Step) -> None:
     length, blocks = s.n_heads * d.d_head, step.layout.matrices["o"].blocks
     start, stride = v["mixed"], s.n_heads * s.head
     if s.head != d.d_head:
-        start, stride = v["dense"], up(length, BLOCK)
+        start, stride = v["dense"], up(length, step.layout.tile.vector_align)
         _packed(step, length, stride)
     quantised(step, "mixed", rows=rows, length=length, offset=s.index * ceil(length, BLOCK) if s.n_tiles > 1 else 0, a=start,
               a_stride=stride // BLOCK, dst_stride=blocks)  # fmt: skip

@@ -36,7 +36,7 @@ def parameters(layout: Layout, shape: Shape) -> tuple[Parameter, ...]:
     kinds, spans, pages = len(layout.kinds), layout.spans, layout.n_pages
     table = (
         [("token_column", n, 0, head.n_tiles - 1), ("token_row", n, 0, head.outputs - 1)]
-        if layout.shared_table
+        if layout.table == "head"
         else [("token", n, 0, layout.decoder.n_vocab - 1)]
     )
     rows = [
@@ -84,7 +84,7 @@ def values(layout: Layout, shape: Shape, segments: Sequence[Segment], *, logits:
         "slot_page": page, "slot_key": key, "slot_value": [layout.pages.value_offset(int(k)) for k in key], "position": position, "last": last,
         "head_columns": head.n_tiles if logits else 0, "low": low, "high": high, "span_start": start, "span_count": count, "pages": table,
     }  # fmt: skip
-    if layout.shared_table:
+    if layout.table == "head":
         out |= {"token_column": tokens // head.outputs, "token_row": tokens % head.outputs}
     else:
         out["token"] = tokens

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fabless.compiler.partition import BLOCK, ceil
-from fabless.compiler.place import Layout, table_row_bytes
+from fabless.compiler.place import Layout
 from fabless.compiler.step import constant_values
 from fabless.core.errors import InputError
 
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     Indices = NDArray[np.int64]
 
 
+_TABLE_ROWS = 4096
+
+
 def pack(layout: Layout, weights: IntegerWeights, out: Bytes | None = None) -> Bytes:
     """Return the first `image_bytes` of a tile's memory (written into `out` when given): everything that the host writes once.
 
@@ -35,7 +38,7 @@ def pack(layout: Layout, weights: IntegerWeights, out: Bytes | None = None) -> B
     _put(image, layout.addresses["constants"], constant_values(layout))
     _rotary(layout, image)
     head = "embedding" if d.tied_embeddings else "head"
-    if not layout.shared_table:
+    if layout.table != "head":
         _table(layout, weights, image)
     for i in range(d.n_layers):
         _layer(layout, weights, image, i)
@@ -74,13 +77,21 @@ def _rotary(layout: Layout, image: Bytes) -> None:
 
 
 def _table(layout: Layout, weights: IntegerWeights, image: Bytes) -> None:
-    """Lay the token table out by rows: blocks of int8, then fp16 scales."""
+    """Lay the token table out by rows: blocks of int8 then fp16 scales, or binary32."""
     matrix = weights.matrices["embedding"]
     blocks, n = matrix.scales.shape
-    size = table_row_bytes(blocks)
+    size = layout.table_row_bytes
     rows = image[layout.addresses["table"] :][: n * size].reshape(n, size)
-    rows[:, : blocks * BLOCK] = matrix.codes.swapaxes(0, 1).reshape(n, -1).view(np.uint8)
-    rows[:, blocks * BLOCK : blocks * (BLOCK + 2)] = np.ascontiguousarray(matrix.scales.T).astype(np.float16).view(np.uint8).reshape(n, -1)
+    for first in range(0, n, _TABLE_ROWS):
+        at = np.arange(first, min(n, first + _TABLE_ROWS))
+        if layout.table == "fp32":
+            values = np.zeros((len(at), layout.share.width), np.float32)
+            values[:, : matrix.n_columns] = matrix.rows(at)
+            rows[at] = values.view(np.uint8)
+        else:
+            rows[at, : blocks * BLOCK] = matrix.codes[:, at].swapaxes(0, 1).reshape(len(at), -1).view(np.uint8)
+            scales = np.ascontiguousarray(matrix.scales[:, at].T).astype(np.float16)
+            rows[at, blocks * BLOCK : blocks * (BLOCK + 2)] = scales.view(np.uint8).reshape(len(at), -1)
 
 
 def _heads(first: int, n: int, real: int, d_head: int, width: int) -> Indices:

@@ -110,9 +110,18 @@ class Layout:
         return max(b.end for b in self.buffers)
 
     @property
-    def shared_table(self) -> bool:
-        """Tell whether token rows are read from the head's matrix."""
-        return self.decoder.tied_embeddings and self.share.n_tiles == 1
+    def table(self) -> str:
+        """Return where token rows are read: "head" (its matrix), "int8" (a table of their own), or "fp32" (dequantised, for vectors wider than a block)."""
+        if self.tile.vector_align > BLOCK:
+            return "fp32"
+        shared = self.decoder.tied_embeddings and self.share.n_tiles == 1 and self.matrices["head"].elements == "int8"
+        return "head" if shared else "int8"
+
+    @property
+    def table_row_bytes(self) -> int:
+        """Return the bytes of a token's row in its own table: int8 blocks then fp16 scales, or binary32, padded to 32."""
+        blocks = ceil(self.decoder.d_model, BLOCK)
+        return self.share.width * 4 if self.table == "fp32" else blocks * BLOCK + up(2 * blocks, 32)
 
 
 def lay_out(
@@ -140,8 +149,6 @@ def _supported(decoder: Decoder, tile: Tile, format: str) -> None:
     for feature, present in (("mixture of experts", decoder.routing is not None), ("attention sinks", decoder.sinks)):
         if present:
             raise UnsupportedError(f"{decoder.name} ({decoder.family}): {feature} is not compiled; run it with the integer reference")
-    if tile.vector_align != BLOCK:
-        raise UnsupportedError(f"tile: {tile.vector_lanes} vector lanes; programs are compiled for at most {BLOCK}")
 
 
 def _matrices(decoder: Decoder, tile: Tile, s: Share, shapes: tuple[Shape, ...], slot: int, formats: tuple[str, str]) -> dict[str, Matrix]:
@@ -198,11 +205,11 @@ def _vectors(decoder: Decoder, s: Share, matrices: dict[str, Matrix]) -> tuple[d
 
 def _place(layout: Layout) -> None:
     d, s, space = layout.decoder, layout.share, Space("memory", 1 << 62, 64)
-    n_layers, blocks = d.n_layers, ceil(d.d_model, BLOCK)
+    n_layers = d.n_layers
     addresses: dict[str, int] = layout.addresses
     sizes = {"constants": 4 * 32, "zeros": max(64, (s.value // layout.tile.rows) * layout.tile.rows * 32)}
-    if not layout.shared_table:
-        sizes["table"] = d.n_vocab * table_row_bytes(blocks)
+    if layout.table != "head":
+        sizes["table"] = d.n_vocab * layout.table_row_bytes
     sizes |= {"layers": n_layers * layout.layer_bytes, "head": 4 * up(s.width, 8) + layout.matrices["head"].bytes}
     positions = layout.context_tokens + max(shape.tokens for shape in layout.shapes)
     sizes["rotary"] = len(layout.kinds) * positions * s.head * 4
@@ -210,7 +217,7 @@ def _place(layout: Layout) -> None:
     vocabulary = layout.matrices["head"].n_tiles * layout.matrices["head"].outputs
     segments = max(shape.segments for shape in layout.shapes)
     sizes["logits"] = segments * vocabulary * 4
-    sizes["workspace"] = max(64, max(shape.rows for shape in layout.shapes) * up(s.n_heads * d.d_head, 32) * 4)
+    sizes["workspace"] = max(64, max(shape.rows for shape in layout.shapes) * up(s.n_heads * d.d_head, layout.tile.vector_align) * 4)
     sizes["cache"] = n_layers * (layout.n_pages + 1) * layout.pages.bytes
     kinds |= {"logits": "output", "workspace": "workspace", "cache": "cache"}
     buffers = []
@@ -225,11 +232,6 @@ def _place(layout: Layout) -> None:
             f"{d.name}: tile {s.index} of {s.n_tiles} needs {si(space.end, 'B')} of memory ({si(weights, 'B')} weights, {si(cache, 'B')} cache), "
             f"it has {si(layout.tile.memory_bytes, 'B')}; use more tiles, a shorter context, or a chip with more DRAM"
         )
-
-
-def table_row_bytes(blocks: int) -> int:
-    """Return the bytes of a token's row in a separate table: int8 blocks, then fp16 scales, padded to 32."""
-    return blocks * 32 + up(2 * blocks, 32)
 
 
 @dataclass(frozen=True)
@@ -278,7 +280,7 @@ def _vector_places(layout: Layout, shape: Shape, score_columns: int) -> dict[str
     phases: tuple[dict[str, int], ...] = (
         {
             "heads": (s.n_heads + s.n_kv_heads) * rows * s.head, "scores": queries * score_columns, "p": queries * PAGE_KEYS,
-            "mixed": rows * s.n_heads * s.head, "dense": rows * up(s.n_heads * d.d_head, BLOCK) if s.head != d.d_head else 0,
+            "mixed": rows * s.n_heads * s.head, "dense": rows * up(s.n_heads * d.d_head, tile.vector_align) if s.head != d.d_head else 0,
             "qkv": m["qkv"].n_tiles * m["qkv"].outputs * rows if d.qkv_bias else 0,
         },
         {"biased": max(m[n].outputs for n in ("o", "gate_up", "down")) * rows if d.mlp_bias or d.o_bias else 0,

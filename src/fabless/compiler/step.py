@@ -24,9 +24,8 @@ import numpy as np
 
 from fabless.compiler.attention import attention
 from fabless.compiler.emitter import Emitter
-from fabless.compiler.partition import BLOCK, ceil
-from fabless.compiler.place import Layout, Scratch, norm_slot, table_row_bytes
-from fabless.program.isa import FORMAT_BITS
+from fabless.compiler.partition import BLOCK, ceil, up
+from fabless.compiler.place import Layout, Scratch, norm_slot
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -130,26 +129,33 @@ def _begin(step: Step) -> None:
 
 
 def _tokens(step: Step) -> None:
-    """Dequantise one row of the token table per token into x."""
+    """Write one row of the token table per token into x, dequantised."""
     e, layout, v = step.e, step.layout, step.places.v
     blocks, width = ceil(layout.decoder.d_model, BLOCK), layout.share.width
+    x: dict[str, int | str] = {"dst": v["x"], "dst_reg": e.x("xo")}
     e.set("i")
     e.set("xo")
     with e.loop(step.shape.rows):
         e.wait("load", "token_free")
-        (_shared_row if layout.shared_table else _table_row)(step, blocks)
-        if width > blocks * BLOCK:
-            e("load", target="v", format="fp32", count=width - blocks * BLOCK, dst=v["x"] + blocks * BLOCK, dst_reg=e.x("xo"),
-              address=layout.addresses["zeros"])  # fmt: skip
+        if layout.table == "fp32":
+            e.param("t0", step.at("token"), plus="i")
+            e.set("t0", layout.addresses["table"], of="t0", times=layout.table_row_bytes)
+            e("load", target="v", format="fp32", count=width, address_reg=e.x("t0"), **x)
+        else:
+            (_shared_row if layout.table == "head" else _table_row)(step, blocks)
+            if width > blocks * BLOCK:
+                pad = x | {"dst": v["x"] + blocks * BLOCK}
+                e("load", target="v", format="fp32", count=width - blocks * BLOCK, address=layout.addresses["zeros"], **pad)
         e.signal("load", "token_ready")
         e.wait("vpu", "token_ready")
-        e("vec", pre="mul", rows=blocks, len=BLOCK, a=v["token"], a_reg=e.x("em"), a_stride=1, b_kind="scalar", b=v["token_scales"],
-          b_reg=e.x("es"), b_stride=1, dst=v["x"], dst_reg=e.x("xo"), dst_stride=1)  # fmt: skip
+        if layout.table != "fp32":
+            e("vec", pre="mul", rows=blocks, len=BLOCK, a=v["token"], a_reg=e.x("em"), a_stride=1, b_kind="scalar", b=v["token_scales"],
+              b_reg=e.x("es"), b_stride=1, dst_stride=1, **x)  # fmt: skip
         e.signal("vpu", "token_free")
         if layout.decoder.embedding_scale != 1:
-            e("vec", pre="mul", len=blocks * BLOCK, a=v["x"], a_reg=e.x("xo"), dst=v["x"], dst_reg=e.x("xo"), **step.constant("embedding_scale"))
+            e("vec", pre="mul", len=blocks * BLOCK, a=v["x"], a_reg=e.x("xo"), **x, **step.constant("embedding_scale"))
         e.toggle("em", blocks * BLOCK)
-        e.toggle("es", -(-blocks // BLOCK) * BLOCK)
+        e.toggle("es", up(blocks, BLOCK))
         e.add("i", 1)
         e.add("xo", width)
     e.release("i", "xo")
@@ -188,7 +194,7 @@ def _table_row(step: Step, blocks: int) -> None:
 
 
 def _padded(elements: int) -> int:
-    return -(-elements // 8) * 8
+    return up(elements, 8)
 
 
 def feed(step: Step, name: str, *, length: int = 0, register: str = "layer", offset: int | None = None) -> None:
@@ -457,8 +463,3 @@ def _head(step: Step) -> None:
         e.add("lo", outputs * 4)
 
     project(step, "head", "normed", n, counter="columns", epilogue=out)
-
-
-def scale_bytes(format: str, count: int) -> int:
-    """Return the bytes of `count` scales, padded to 32."""
-    return -(-count * FORMAT_BITS[format] // 8 // 32) * 32
