@@ -104,6 +104,14 @@ def test_help_describes_every_option(told):
             assert re.match(r"│[* ]+([A-Z]+ )?--[a-z-]+( [A-Z]+)? +[a-z]", line), f"{command} does not describe {line}"
 
 
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_complete_commands(shell):
+    from fabless.cli import app
+
+    script = app.generate_completion(shell=shell)
+    assert all(command in script for command in COMMANDS)
+
+
 def test_version(told):
     assert told("--version").strip() == "0.1.0"
 

@@ -35,18 +35,18 @@ def page(answer: Answer, command: str) -> str:
     """Return the report as HTML; `command` is what the reader can type to get it again."""
     study = answer.frontier.study
     sections = [
-        ("answer", "Answer", _answer(answer)),
-        ("chip", "The chip", _chip(answer)),
-        ("front", "Every best trade-off", _front(answer)),
-        ("today", "Against today's chips", _today(answer)),
-        ("even", "When building pays", _even(answer)),
-        ("where", "Where time, energy and money go", _where(answer)),
-        ("sure", "How sure this is", _sure(answer)),
-        ("why", "Why the others lost", _why(answer)),
-        ("basis", "Assumptions and sources", _basis(answer)),
+        ("answer", "Answer", "", _answer(answer)),
+        ("chip", "Chip", "The chip", _chip(answer)),
+        ("front", "Trade-offs", "Every best trade-off", _front(answer)),
+        ("today", "Today's chips", "Against today's chips", _today(answer)),
+        ("even", "Break-even", "When building pays", _even(answer)),
+        ("where", "Where it goes", "Where time, energy and money go", _where(answer)),
+        ("sure", "Certainty", "How sure this is", _sure(answer)),
+        ("why", "Runners-up", "Why the others lost", _why(answer)),
+        ("basis", "Sources", "Assumptions and sources", _basis(answer)),
     ]
     title = f"{study.title or study.name}: which chip should we build?"
-    body = f"<h1>{escape(title)}</h1>" + "".join(_section(id, name if id != "answer" else "", html) for id, name, html in sections)
+    body = f"<h1>{escape(title)}</h1>" + "".join(_section(id, heading, html) for id, _, heading, html in sections)
     footer = (
         f"<p>Made by <code>{escape(command)}</code> with fabless {fabless.__version__}, seed {study.seed}, study {study.digest}. "
         f"Fidelity of all timings: {escape(answer.fidelity)}. {count(answer.frontier.counts.points)} points of {count(answer.frontier.counts.designs)} chips searched, "
@@ -54,7 +54,7 @@ def page(answer: Answer, command: str) -> str:
     )
     return document(
         title,
-        nav=[(id, name) for id, name, _ in sections],
+        nav=[(id, name) for id, name, _, _ in sections],
         body=body,
         footer=footer,
         specs=charts.specs(answer),
