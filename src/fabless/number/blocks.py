@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from fabless.core.errors import InputError, UnsupportedError
-from fabless.number.formats import BF16, E4M3, E8M0, FORMATS, FP16, FP32, INT4, INT8, Format, Scaled
+from fabless.number.formats import BF16, E4M3, E8M0, FP16, FP32, Format, Scaled, integer_groups
 from fabless.number.round import decode, encode, max_finite_code
+
+__all__ = ["Blocks", "decode_array", "encode_array", "greatest", "integer_groups", "quantise_blocks", "rounded"]
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
@@ -28,24 +30,6 @@ Rule = Literal["floor", "ceil"]
 PERCENTILE = 99.5
 #: Fractions of the absmax scale that the mean-squared-error choice tries, best first error wins, ties to the larger scale.
 MSE_STEPS = tuple(1 - i / 32 for i in range(17))
-
-
-def integer_groups(element: Format = INT8, group: int = 32, scale: Format = FP16) -> Scaled:
-    """Return the block format of integers in groups: `integer_groups(INT4, 128, FP16)` is int4_block128."""
-    suffix = "" if scale == FP16 else f"_{scale.name}"
-    return Scaled(f"{element.name}_block{group}{suffix}", element, scale, group)
-
-
-def register_integer_groups() -> None:
-    """Add int8 and int4 in groups of 32, 64 and 128 with fp16, bf16 and fp32 scales to the formats known by name."""
-    for element in (INT8, INT4):
-        for group in (32, 64, 128):
-            for scale in (FP16, BF16, FP32):
-                format = integer_groups(element, group, scale)
-                FORMATS.setdefault(format.name, format)
-
-
-register_integer_groups()
 
 
 def encode_array(values: ArrayLike, format: Format, *, saturate: bool = True) -> NDArray[np.uint32]:

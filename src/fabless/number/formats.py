@@ -79,13 +79,19 @@ NVFP4 = Scaled("nvfp4", E2M1, E4M3, 16)
 INT8_BLOCK32 = Scaled("int8_block32", INT8, FP16, 32)
 INT4_BLOCK32 = Scaled("int4_block32", INT4, FP16, 32)
 
-FORMATS: dict[str, NumberFormat] = {
-    f.name: f
-    for f in (
-        FP32, TF32, BF16, FP16, E4M3, E5M2, E2M3, E2M1, INT32, INT8, INT4,
-        MXFP8, MXFP6, MXFP4, MXINT8, NVFP4, INT8_BLOCK32, INT4_BLOCK32,
-    )
-}  # fmt: skip
+
+def integer_groups(element: Format = INT8, group: int = 32, scale: Format = FP16) -> Scaled:
+    """Return the block format of integers in groups: `integer_groups(INT4, 128)` is int4_block128, with a bf16 scale int4_block128_bf16."""
+    suffix = "" if scale == FP16 else f"_{scale.name}"
+    return Scaled(f"{element.name}_block{group}{suffix}", element, scale, group)
+
+
+_NAMED: tuple[NumberFormat, ...] = (
+    FP32, TF32, BF16, FP16, E4M3, E5M2, E2M3, E2M1, INT32, INT8, INT4,
+    MXFP8, MXFP6, MXFP4, MXINT8, NVFP4, INT8_BLOCK32, INT4_BLOCK32,
+    *(integer_groups(element, group, scale) for element in (INT8, INT4) for group in (32, 64, 128) for scale in (FP16, BF16, FP32)),
+)  # fmt: skip
+FORMATS: dict[str, NumberFormat] = {f.name: f for f in _NAMED}
 ALIASES = {
     "float32": "fp32", "float": "fp32", "bfloat16": "bf16", "float16": "fp16", "half": "fp16",
     "fp8": "fp8_e4m3", "e4m3": "fp8_e4m3", "float8_e4m3fn": "fp8_e4m3", "e5m2": "fp8_e5m2", "float8_e5m2": "fp8_e5m2",
