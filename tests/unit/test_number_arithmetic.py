@@ -103,7 +103,10 @@ def test_bf16_codes_equal_the_scalar():
     assert arrays.bf16_codes(x).tolist() == [scalar.bf16_of_fp32(int(c)) for c in bits(x)]
 
 
-@pytest.mark.parametrize(("code", "integer"), [(0x3F000000, 0), (0x3FC00000, 2), (0xC0200000, -2), (0x7FC00000, 0), (0x7F800000, 2**31 - 1), (0xFF800000, -(2**31))])
+@pytest.mark.parametrize(
+    ("code", "integer"),
+    [(0x3F000000, 0), (0x3FC00000, 2), (0xC0200000, -2), (0x7FC00000, 0), (0x7F800000, 2**31 - 1), (0xFF800000, -(2**31))],
+)
 def test_fp32_to_int(code, integer):
     assert scalar.fp32_to_int(code) == integer
 
@@ -197,7 +200,9 @@ def test_quantising_never_clips_and_errs_by_half_a_step():
     for scope in ("block", "row"):
         q, scale = quantise(x, scope=scope)
         error = np.abs(q * scale[..., None].astype(np.float64) - x.reshape(50, 2, 32))
-        assert np.all(error <= scale[..., None] * (0.5 + 127 * 2.0**-23))  # the product with the reciprocal adds at most two last places of 127
+        assert np.all(
+            error <= scale[..., None] * (0.5 + 127 * 2.0**-23)
+        )  # the product with the reciprocal adds at most two last places of 127
         assert scope == "block" or np.all(scale[:, 0] == scale[:, 1])
 
 

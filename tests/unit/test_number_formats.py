@@ -104,7 +104,9 @@ def test_mx_floor_rule_clips_and_ceil_rule_does_not():
     assert (ceil.scales[0, 0], ceil.values()[0, 0]) == (2.0, 512.0 if abs(512 - 500) < abs(480 - 500) else 480.0)
 
 
-@pytest.mark.parametrize("format", [MXFP8, MXFP4, MXINT8, NVFP4, integer_groups(INT8, 64), integer_groups(INT4, 128, FP32)], ids=lambda f: f.name)
+@pytest.mark.parametrize(
+    "format", [MXFP8, MXFP4, MXINT8, NVFP4, integer_groups(INT8, 64), integer_groups(INT4, 128, FP32)], ids=lambda f: f.name
+)
 @pytest.mark.parametrize("choice", ["absmax", "percentile", "mse"])
 def test_block_error_is_within_half_a_step_of_what_is_not_clipped(format, choice):
     rng = np.random.default_rng(3)
@@ -118,7 +120,9 @@ def test_block_error_is_within_half_a_step_of_what_is_not_clipped(format, choice
     kept = np.abs(x) <= top
     if choice == "absmax":
         assert np.abs(x[~kept] / top[~kept]).max(initial=1) <= 1 + 1 / 16  # only a scale rounded down can clip: half a last place of e4m3
-    element_step = 2.0 ** (np.floor(np.log2(np.maximum(np.abs(x) / np.maximum(unit, 1e-300), 2.0 ** (1 - format.element.bias)))) - format.element.mantissa_bits)
+    element_step = 2.0 ** (
+        np.floor(np.log2(np.maximum(np.abs(x) / np.maximum(unit, 1e-300), 2.0 ** (1 - format.element.bias)))) - format.element.mantissa_bits
+    )
     step = np.ones_like(x) if format.element.kind == "int" else element_step
     assert np.all(np.abs(blocks.values() - x)[kept] <= (step * unit)[kept] * 0.5 * (1 + 1e-6))  # 1e-6: values() rounds once to float32
 

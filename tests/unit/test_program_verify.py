@@ -94,8 +94,16 @@ def test_each_rule_objects(name):
 
 
 HEAD_BREAKS = {
-    "buffers overlap": ("address=8192", "address=8160", r"buffer 'input': overlap: starts at 8160 inside 'weights'; move it to 8192 or behind"),
-    "buffer beyond memory": ("address=16384 bytes=4096", "address=16384 bytes=65536", r"buffer 'output': capacity: ends at 81920, memory has 65536 bytes"),
+    "buffers overlap": (
+        "address=8192",
+        "address=8160",
+        r"buffer 'input': overlap: starts at 8160 inside 'weights'; move it to 8192 or behind",
+    ),
+    "buffer beyond memory": (
+        "address=16384 bytes=4096",
+        "address=16384 bytes=65536",
+        r"buffer 'output': capacity: ends at 81920, memory has 65536 bytes",
+    ),
     "buffer alignment": ("address=8192", "address=8200", r"buffer 'input': alignment: starts at 8200, has 4096 bytes"),
     "buffer kind": ("kind=cache", "kind=cash", r"buffer 'cache': kind 'cash' is not one of weights, constants, input"),
     "parameter range": ("low=0 high=31", "low=5 high=1", r"parameter 'position': range 5 to 1 is not one of 32-bit words"),
