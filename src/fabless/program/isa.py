@@ -118,15 +118,18 @@ class Spec:
 #: Pipeline depths in cycles, from the first operand read to the last write; the RTL is built to these, the cycle simulator counts them.
 LATENCY: dict[str, int] = {
     "ACC": 4,  # an accumulator can be added to again this many cycles after the last time
-    "GEMM_FILL": 14,  # operand read, 8 x 8 multiply, adder tree of 32, scale, add, write
-    "VEC_FILL": 12,  # operand read, add or multiply, write
-    "FUNCTION_FILL": 12,  # exp2, rcp, rsqrt behind that
+    "GEMM_FILL": 12,  # operand read, 8 x 8 multiply, adder tree of 32, scale, add, write
+    "VEC_FILL": 9,  # operand read, multiply (3), add (3), write
+    "FUNCTION_FILL": 8,  # exp2, rcp, rsqrt behind that (7), and gathering the group
     "FUNCTION_CYCLES": 4,  # one function unit serves four lanes
-    "REDUCE_DRAIN": 40,  # the tree of 32, the four interleaved sums and the write, per row
-    "QUANT_FILL": 24,  # maximum of the block, scale, multiply, round
-    "LOAD_FILL": 4,
-    "STORE_FILL": 4,
+    "REDUCE_DRAIN": 8,  # from a row's last group to the next row's first: a block of 32 that ends early is filled up
+    "REDUCE_FILL": 24,  # the tree of 32, the four interleaved sums and the write, once
+    "QUANT_FILL": 27,  # operand read, lane, maximum of the block, scale, multiply, round, write
+    "LOAD_FILL": 6,  # request, answer in the next cycle, queue, decode, write
+    "STORE_FILL": 4,  # read, gather, write
     "NET_FILL": 4,
+    "MADD": 3,  # registers, multiply, add; 1 without a multiplicand
+    "PARAM": 2,
     "READ": 4,
 }
 
@@ -201,12 +204,12 @@ _TABLE = (
         (_X, Field("p", 5, "register", "multiplicand"), Field("mul", 32, "signed", "factor"), Field("q", 5, "register", "addend"),
          Field("imm", 40, "signed", "constant")),
         "X[x] = X[p] * mul + X[q] + imm, modulo 2^40, two's complement.",
-        "X", "X", "1",
+        "X", "X", "MADD if p else 1",
     ),
     Spec(
         "param", 5, Queue.CTRL, (_X, *_address("at", 24, "parameter index")),
         "X[x] = parameter[at], a signed 32-bit word that the host wrote before the launch.",
-        "parameters", "X", "1",
+        "parameters", "X", "PARAM",
     ),
     Spec(
         "read", 6, Queue.CTRL, (_X, *_address("at", 16, "vector element")),
@@ -263,7 +266,8 @@ _TABLE = (
         "t = fn(pre(a, b)) element by element; write t, or per row its sum (tree of 32 by element index, block partials into four sums by block "
         "index modulo 4, ascending, then (s0 + s1) + (s2 + s3)), its max, or the index of its first maximum as a number.",
         "a, b", "dst",
-        "rows * (ceil(len, L) * (FUNCTION_CYCLES if fn else 1) + (REDUCE_DRAIN if reduce else 0)) + VEC_FILL + (FUNCTION_FILL if fn else 0)",
+        "rows * (ceil(len, L) * (FUNCTION_CYCLES if fn else 1) + (REDUCE_DRAIN if reduce else 0))"
+        " + VEC_FILL + (FUNCTION_FILL if fn else 0) + (REDUCE_FILL if reduce else 0)",
     ),
     Spec(
         "quant", 12, Queue.VPU, _stream((_PRE, _FN, *_B, Field("scope", 2, "choice", "one scale a block of 32, or one a row", ("block", "row")))),

@@ -18,9 +18,18 @@ def ceil(a: int, b: int) -> int:
     return -(-a // b)
 
 
+#: Beats of the memory port that `load` has asked for and not yet used, at most: what hides the latency of memory.
+READ_QUEUE_BEATS = 64
+
+
 def beats(address: int, n_bytes: int, width: int) -> int:
     """Return how many aligned pieces of `width` bytes the range [address, address + n_bytes) touches."""
     return (address + n_bytes - 1) // width - address // width + 1
+
+
+def row_cycles(address: int, n_bytes: int, units: int, width: int) -> int:
+    """Return the cycles of one row of a `load` or `store`: one a beat or buffer cycle, one more where several beats do not start at a boundary."""
+    return max(ceil(n_bytes, width), units) + (address % width != 0 and beats(address, n_bytes, width) > 1)
 
 
 def row_bytes(item: Instruction, tile: Tile) -> int:
@@ -53,7 +62,7 @@ def _formula(mnemonic: str) -> Callable[[dict[str, Any]], int]:
 
     def evaluate(values: dict[str, Any]) -> int:
         def transfer(address: int, row: int, stride: int, rows: int, units: int) -> int:
-            return sum(max(beats(address + i * stride, row, values["B"]), units) for i in range(rows))
+            return sum(row_cycles(address + i * stride, row, units, values["B"]) for i in range(rows))
 
         names = {"__builtins__": {}, "max": max, "min": min, "ceil": ceil, "transfer": transfer, **LATENCY}
         return int(eval(code, names, values))  # the text is the ISA table's own column
