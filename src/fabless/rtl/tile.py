@@ -1,0 +1,157 @@
+"""The top: one tile, its buffers, queues and units, and the ports to host and memory."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from amaranth.hdl import Cat, Module, Mux, Signal
+
+from fabless.core.errors import UnsupportedError
+from fabless.program.isa import N_SEMAPHORES, WORD_BITS
+from fabless.program.isa import Queue as Q
+from fabless.rtl.block import Block
+from fabless.rtl.load import Load, log2
+from fabless.rtl.memory import Ram
+from fabless.rtl.mxu import Mxu
+from fabless.rtl.queue import Queue, Semaphores
+from fabless.rtl.sequencer import Sequencer, extra_bits
+from fabless.rtl.store import Store
+from fabless.rtl.vector import Vector
+
+if TYPE_CHECKING:
+    from fabless.rtl.block import Shared
+
+UNITS = (Q.LOAD, Q.STORE, Q.MXU, Q.VPU, Q.NET)
+MAX_LANES = 32
+
+
+class TileTop(Block):
+    """Run programs.
+
+    Host: while `done`, write words by `host_program` or `host_parameter` with `host_address`, `host_data`; raise `start` for a cycle; wait for `done`.
+    `cycles` counts from the first instruction to halt. Memory: a read channel `read_valid`, `read_ready`, `read_address` with answers `answer_valid`,
+    `answer_data` in order, never refused; a write channel `write_valid`, `write_ready`, `write_address`, `write_data`, `write_strobe`. Addresses are
+    bytes, multiples of the width. `popped`: one bit a queue, high when an instruction starts (ctrl: when it ends).
+    """
+
+    module = "fl_tile"
+
+    def __init__(self, shared: Shared) -> None:
+        super().__init__(shared)
+        tile = shared.tile
+        if tile.vector_lanes > MAX_LANES:
+            raise UnsupportedError(
+                f"tile: {tile.vector_lanes} vector lanes cannot be built in RTL: a sum adds one block of 32 a cycle; use at most {MAX_LANES}"
+            )
+        self.tile = tile
+        b = tile.memory_bytes_per_cycle
+        self.start, self.done, self.cycles, self.popped = self.input("start", 1), self.output("done", 1), self.output("cycles", 48), self.output("popped", 6)
+        self.host_program, self.host_parameter = self.input("host_program", 1), self.input("host_parameter", 1)
+        self.host_address, self.host_data = self.input("host_address", 32), self.input("host_data", WORD_BITS)
+        self.read_valid, self.read_ready, self.read_address = self.output("read_valid", 1), self.input("read_ready", 1), self.output("read_address", 40)
+        self.answer_valid, self.answer_data = self.input("answer_valid", 1), self.input("answer_data", 8 * b)
+        self.write_valid, self.write_ready = self.output("write_valid", 1), self.input("write_ready", 1)
+        self.write_address, self.write_data = self.output("write_address", 40), self.output("write_data", 8 * b)
+        self.write_strobe = self.output("write_strobe", b)
+
+    def elaborate(self, platform: Any) -> Module:
+        m = Module()
+        m.submodules.sequencer = sequencer = Sequencer(self.tile)
+        m.submodules.load = load = Load(self.tile)
+        m.submodules.store = store = Store(self.tile)
+        m.submodules.mxu = mxu = Mxu(self.shared)
+        m.submodules.vector = vector = Vector(self.shared)
+        self._control(m, sequencer, {Q.LOAD: load, Q.STORE: store, Q.MXU: mxu, Q.VPU: vector})
+        self._vector_buffer(m, sequencer, load, store, vector)
+        self._activations(m, load, store, mxu, vector)
+        m.d.comb += [
+            mxu.load_address.eq(load.word_address), mxu.load_enable.eq(load.weight_enable), mxu.load_data.eq(load.weight_data),
+            mxu.load_scale_enable.eq(load.scale_enable), mxu.load_scale.eq(load.scale_data), mxu.vector_read.eq(vector.c_read),
+            mxu.vector_address.eq(vector.c_address), vector.c_data.eq(mxu.vector_data),
+            self.read_valid.eq(load.read_valid), load.read_ready.eq(self.read_ready), self.read_address.eq(load.read_address),
+            load.answer_valid.eq(self.answer_valid), load.answer_data.eq(self.answer_data),
+            self.write_valid.eq(store.write_valid), store.write_ready.eq(self.write_ready), self.write_address.eq(store.write_address),
+            self.write_data.eq(store.write_data), self.write_strobe.eq(store.write_strobe),
+        ]  # fmt: skip
+        return m
+
+    def _control(self, m: Module, sequencer: Sequencer, units: dict[Q, Any]) -> None:
+        """Join sequencer, queues and semaphores; count cycles."""
+        m.submodules.semaphores = semaphores = Semaphores()
+        queues = {q: Queue(depth=self.tile.queue_depth, extra_bits=extra_bits(q)) for q in UNITS}
+        waiters: list[Any] = [sequencer, *queues.values()]
+        for waiter in waiters:
+            m.d.comb += waiter.allowed.eq(((waiter.wait & semaphores.below) == 0) & ((waiter.signal & semaphores.above) == 0))
+        takes, gives = (Signal(N_SEMAPHORES, name=n) for n in ("takes", "gives"))
+        take: Any = 0
+        give: Any = 0
+        for waiter in waiters:
+            take, give = take | Mux(waiter.fired, waiter.wait, 0), give | Mux(waiter.fired, waiter.signal, 0)
+        m.d.comb += [takes.eq(take), gives.eq(give), semaphores.take.eq(takes), semaphores.give.eq(gives)]
+        idle: Any = 1
+        for q, queue in queues.items():
+            m.submodules[f"queue_{q.name.lower()}"] = queue
+            unit = units.get(q)
+            m.d.comb += [
+                queue.push.eq(sequencer.push[q]), queue.push_word.eq(sequencer.word), queue.push_extra.eq(sequencer.extra[q]),
+                sequencer.full[q].eq(queue.full), queue.idle.eq(1 if unit is None else unit.idle), self.popped[q].eq(queue.popped),
+            ]  # fmt: skip
+            if unit is not None:
+                m.d.comb += [unit.go.eq(queue.go), unit.word.eq(queue.word), unit.extra.eq(queue.extra)]
+            idle = idle & queue.empty & queue.idle
+        running = Signal()
+        with m.If(self.start):
+            m.d.sync += [running.eq(1), self.cycles.eq(0)]
+        with m.Elif(running & ~self.done):
+            m.d.sync += self.cycles.eq(self.cycles + 1)
+        m.d.comb += [
+            sequencer.all_idle.eq(idle), sequencer.start.eq(self.start), self.done.eq(sequencer.done), self.popped[Q.CTRL].eq(sequencer.retired),
+            sequencer.host_program.eq(self.host_program), sequencer.host_parameter.eq(self.host_parameter),
+            sequencer.host_address.eq(self.host_address), sequencer.host_data.eq(self.host_data),
+        ]  # fmt: skip
+
+    def _vector_buffer(self, m: Module, sequencer: Sequencer, load: Load, store: Store, vector: Vector) -> None:
+        """Place one bank a lane: writes from the vector unit and `load`, reads of a, b, `store` and `read`."""
+        lanes = self.tile.vector_lanes
+        words = self.tile.vector_elements // lanes
+        lane_bits = log2(lanes)
+        chosen = Signal(lane_bits)
+        codes = []
+        m.d.sync += chosen.eq(sequencer.vector_address[:lane_bits])
+        for i in range(lanes):
+            bank = Ram(width=32, depth=words, writes=2, reads=4, name=f"vectors{i}")
+            bank.place(m)
+            part = slice(32 * i, 32 * i + 32)
+            m.d.comb += [
+                bank.write[0].enable.eq(load.vector_enable[i]), bank.write[0].address.eq(load.vector_address + load.vector_carry[i]),
+                bank.write[0].data.eq(load.vector_data[part]), bank.write[1].enable.eq(vector.write[i]),
+                bank.write[1].address.eq(vector.write_address), bank.write[1].data.eq(vector.write_data[part]),
+                bank.read[0].enable.eq(vector.a_read), bank.read[0].address.eq(vector.a_address), vector.a_data[part].eq(bank.read[0].data),
+                bank.read[1].enable.eq(vector.b_read), bank.read[1].address.eq(vector.b_address), vector.b_data[part].eq(bank.read[1].data),
+                bank.read[2].enable.eq(store.read_enable), bank.read[2].address.eq(store.vector_address + store.vector_carry[i]),
+                store.vector_data[part].eq(bank.read[2].data),
+                bank.read[3].enable.eq(sequencer.vector_read), bank.read[3].address.eq(sequencer.vector_address >> lane_bits),
+            ]  # fmt: skip
+            codes.append(bank.read[3].data)
+        m.d.comb += sequencer.vector_data.eq(Cat(codes).word_select(chosen, 32))
+
+    def _activations(self, m: Module, load: Load, store: Store, mxu: Mxu, vector: Vector) -> None:
+        """Place blocks and scales: writes from `load` and quant, reads of `gemm` and `store`."""
+        depth = self.tile.activation_words
+        blocks = Ram(width=256, depth=depth, grain=128, writes=2, reads=2, name="activations")
+        scales = Ram(width=16, depth=depth, writes=2, reads=2, name="activation_scales")
+        for ram, enable, data, block in (
+            (blocks, load.activation_enable, load.activation_data, vector.block),
+            (scales, load.activation_scale_enable, load.activation_scale_data, vector.block_scale),
+        ):
+            ram.place(m)
+            m.d.comb += [
+                ram.write[0].enable.eq(enable), ram.write[0].address.eq(load.word_address), ram.write[0].data.eq(data),
+                ram.write[1].enable.eq(vector.block_write.replicate(len(ram.write[1].enable))), ram.write[1].address.eq(vector.block_address),
+                ram.write[1].data.eq(block), ram.read[0].enable.eq(mxu.activation_read), ram.read[0].address.eq(mxu.activation_address),
+                ram.read[1].enable.eq(store.read_enable), ram.read[1].address.eq(store.word_address),
+            ]  # fmt: skip
+        m.d.comb += [
+            mxu.activation.eq(blocks.read[0].data), mxu.activation_scale.eq(scales.read[0].data), store.activation_data.eq(blocks.read[1].data),
+            store.activation_scale_data.eq(scales.read[1].data),
+        ]  # fmt: skip
