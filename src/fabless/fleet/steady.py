@@ -102,6 +102,8 @@ class _Run:
         self.most = max(1, min(policy.max_sequences, concurrency, n))
         low = min(self.inputs)
         self.base, self.slope = times.decode_lines(self.most, low, max(need, low + 1))
+        per_length = {length: times.prompt_attention_s(length) / length for length in set(self.inputs)}
+        self.attention = [per_length[length] for length in self.inputs]  # seconds per prompt token, by request
         self.arrival = [0.0] * n
         self.first, self.end = [0.0] * n, [0.0] * n
         self.waiting: deque[int] = deque()
@@ -177,8 +179,10 @@ class _Run:
         return chunks
 
     def _prefill(self, chunks: Sequence[tuple[int, float, bool]]) -> None:
-        tokens = sum(c[1] for c in chunks)
-        attention_s = sum(self.times.prompt_attention_s(self.inputs[r]) * t / self.inputs[r] for r, t, _ in chunks)
+        tokens = attention_s = 0.0
+        for request, taken, _ in chunks:
+            tokens += taken
+            attention_s += self.attention[request] * taken
         decodes = len(self.ending) if self.policy.mixes else 0
         length_s = self.times.prefill_s(tokens, decodes) + attention_s
         if decodes:

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 _SEED = 20261122
-_MOST_REQUESTS = 1500  # of one closed-loop run; more waves are weighted, not run
+_MOST_REQUESTS = 800  # of one closed-loop run; more waves are weighted, not run
 _OPEN_REQUESTS = 400
-_MOST_OPEN = 3000
-_BISECTIONS = 6
+_MOST_OPEN = 2400
+_BISECTIONS = 5
 
 
 class Predictor:
@@ -133,7 +133,7 @@ class Predictor:
         if experiment.lengths.beams > 1:
             return full  # beams end together and the limit of the one benchmark that has them never binds
         most, in_flight = full.requests_per_s / deployment.n_replicas, full.batch
-        n, warm = round(min(_OPEN_REQUESTS + 4 * in_flight, _MOST_OPEN)), round(min(2 * in_flight, _MOST_OPEN / 2))
+        n, warm = round(min(_OPEN_REQUESTS + 3 * in_flight, _MOST_OPEN)), round(min(2 * in_flight, _MOST_OPEN / 2))
         low, high = 0.02 * most, most
         best: tuple[Served, Floats] | None = None
         for _ in range(_BISECTIONS):
