@@ -1,0 +1,128 @@
+"""Expect: cycles and events of a launch, from the ISA's timing table and the program's own semaphores.
+
+Every queue takes its instructions in order; each begins when its queue is free, the sequencer has issued it, and its semaphores allow. Memory is
+taken as always ready, the port's width as the only limit: fidelity "schedule", between a roofline and the cycle simulator.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fabless.program.access import transfer_bytes
+from fabless.program.isa import FUNCTIONS, N_SEMAPHORES, Instruction, Queue
+from fabless.program.sequence import issue, parameter_words
+from fabless.program.timing import cycles
+
+if TYPE_CHECKING:
+    from fabless.compiler.driver import Compiled
+    from fabless.program.program import Program
+    from fabless.program.tile import Tile
+
+FIDELITY = "schedule"
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """Hold what one launch takes on one tile: cycles, busy cycles by queue, and counted events."""
+
+    cycles: int
+    busy: tuple[tuple[str, int], ...]
+    macs: int = 0
+    vector_ops: int = 0
+    dram_bytes: int = 0
+    scratchpad_bytes: int = 0
+    link_bytes: int = 0
+    instructions: int = 0
+
+    def __add__(self, other: Expected) -> Expected:
+        busy = dict(self.busy)
+        for name, n in other.busy:
+            busy[name] = busy.get(name, 0) + n
+        sums = (getattr(self, f) + getattr(other, f) for f in ("macs", "vector_ops", "dram_bytes", "scratchpad_bytes", "link_bytes", "instructions"))
+        return Expected(self.cycles + other.cycles, tuple(busy.items()), *sums)
+
+
+NOTHING = Expected(0, tuple((q.name.lower(), 0) for q in Queue))
+
+
+def expect(program: Program, parameters: dict[str, object]) -> Expected:
+    """Return what a launch takes; depends on parameters only through trip counts (and `read`s, taken as 0)."""
+    tile = program.tile
+    costs: dict[int, tuple[int, tuple[int, int, int, int, int]]] = {}
+    free = [0] * len(Queue)
+    busy = [0] * len(Queue)
+    tokens: list[deque[int]] = [deque() for _ in range(N_SEMAPHORES)]
+    totals = [0, 0, 0, 0, 0]
+    clock = n = 0
+    starts: list[deque[int]] = [deque(maxlen=tile.queue_depth) for _ in Queue]
+    for item in issue(program, parameter_words(program, parameters)):
+        queue, n = item.queue, n + 1
+        clock += 1
+        if item.pc not in costs:
+            instruction = program.instructions[item.pc]
+            costs[item.pc] = (cycles(instruction, tile, item.operands.get("address", 0)), events(instruction, tile))
+        took, counted = costs[item.pc]
+        if len(starts[queue]) == tile.queue_depth:  # the queue is full until its oldest instruction has begun
+            clock = max(clock, starts[queue][0])
+        begin = max(free[queue], clock)
+        if item.mnemonic == "sync":
+            for s in range(N_SEMAPHORES):
+                if item["wait"] >> s & 1:
+                    begin = max(begin, tokens[s].popleft())
+            for s in range(N_SEMAPHORES):
+                if item["signal"] >> s & 1:
+                    tokens[s].append(begin + took)
+        starts[queue].append(begin)
+        free[queue] = begin + took
+        if item.mnemonic != "sync":
+            busy[queue] += took
+        if queue == Queue.CTRL:
+            clock = max(clock, free[queue])
+        for i, value in enumerate(counted):
+            totals[i] += value
+    return Expected(max(*free, clock), tuple((q.name.lower(), busy[q]) for q in Queue), *totals, n)
+
+
+def events(item: Instruction, tile: Tile) -> tuple[int, int, int, int, int]:
+    """Return (multiply-accumulates, vector operations, DRAM bytes, scratchpad bytes, link bytes) of one instruction."""
+    match item.mnemonic:
+        case "gemm":
+            m, n, k, r = item["m"], item["n"], item["k"], tile.rows
+            return m * n * k * r * 32, 0, 0, k * n * r * 34 + k * n * m * 34 + 8 * k * n * m * r, 0
+        case "load" | "store":
+            moved = transfer_bytes_of(item, tile)
+            return 0, 0, moved, moved, 0
+        case "vec" | "quant" | "mask" | "rotate":
+            elements: int = item["rows"] * item["len"]
+            steps = 1 + (item.mnemonic in {"quant", "rotate"}) + (item.mnemonic == "vec" and item["reduce"] > 0)
+            if item.mnemonic in {"vec", "quant"} and item.choice("fn") != FUNCTIONS[0]:
+                steps += 4  # two table products and sums of the quadratic
+            return 0, steps * elements, 0, 12 * elements, 0
+        case "send" | "recv":
+            moved = item["count"] * (34 if item["space"] else 4)
+            return 0, 0, 0, moved, moved if item.mnemonic == "send" else 0
+    return 0, 0, 0, 0, 0
+
+
+def transfer_bytes_of(item: Instruction, tile: Tile) -> int:
+    """Return the bytes of memory that a `load` or `store` moves."""
+    rows: int = item["rows"]
+    return rows * transfer_bytes(item, tile)  # type: ignore[arg-type]  # reads the same fields of an instruction as of an issued one
+
+
+def explain(compiled: Compiled) -> list[dict[str, Any]]:
+    """Return per matrix of a layer, and the head: tiling, bytes, and cycles of mesh and memory port for one row."""
+    layout, tile = compiled.layouts[0], compiled.tile
+    from fabless.compiler.tiles import cycles as mesh_cycles
+
+    out = []
+    for name, m in layout.matrices.items():
+        pieces = " + ".join(map(str, m.parts))
+        mesh, port = mesh_cycles(m.n, m.n_tiles, m.parts, 1), -(-m.bytes // tile.memory_bytes_per_cycle)
+        out.append({
+            "op": name, "times": 1 if name == "head" else layout.decoder.n_layers, "tiles": f"{m.n_tiles} x ({m.outputs} outputs, k {pieces} blocks)",
+            "bytes": m.bytes, "mesh_cycles": mesh, "memory_cycles": port, "bound": "mesh" if mesh > port else "memory",
+        })  # fmt: skip
+    return out
