@@ -86,7 +86,7 @@ def _headline(frontier: Frontier, own: Option, rival: Option | None, curve: Brea
         f"${usd.mid:.3g} (${usd.low:.2g} to ${usd.high:.2g}) per million tokens and {row['tokens_per_s_per_user']:.0f} tokens/s per user."
     )
     if rival is None or rival.usd_per_mtok is None or curve is None:
-        return f"{best} No chip with a known price meets the targets, so that there is nothing to compare it with."
+        return f"{best} No chip with a known price meets the study's targets and limits, so that there is nothing to compare it with."
     theirs = rival.usd_per_mtok.mid
     against = f"{rival.chip.name} ({'rented' if rival.how == 'rent' else 'bought'}) at ${theirs:.3g}"
     if curve.tokens_per_year is None:

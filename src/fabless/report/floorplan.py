@@ -153,4 +153,4 @@ def _label(r: Rectangle, size: float) -> str:
         return ""
     x, y = r.x_mm + r.width_mm / 2, r.y_mm + r.height_mm / 2
     turn = f' transform="rotate(-90 {x:.3f} {y:.3f})"' if r.width_mm < r.height_mm and r.width_mm < len(text) * size * 0.52 else ""
-    return f'<text class="fp-label" x="{x:.3f}" y="{y:.3f}"{turn} style="font-size:{size:.3f}px">{escape(text)}</text>'
+    return f'<text class="fp-label" x="{x:.3f}" y="{y:.3f}"{turn} style="font-size:{size:.3f}px;stroke-width:{size * 0.18:.3f}px">{escape(text)}</text>'
