@@ -31,8 +31,9 @@ def samples(path: Path):
         b, i, o = case.experiment.batch, int(lengths.input_tokens), int(lengths.output_tokens)
         first, token = steps.prompt_s(b, i), steps.decode_s(b, i + o / 2)
         total = first + (o - 1) * token
-        u = np.array(utilisations(steps, Step.prefill(b, i), first)) * first + np.array(utilisations(steps, Step.decode(b, i + o // 2), token)) * (o - 1) * token
-        yield row, u / total
+        of_prefill = np.array(utilisations(steps, Step.prefill(b, i), first))
+        of_decode = np.array(utilisations(steps, Step.decode(b, i + o // 2), token))
+        yield row, (of_prefill * first + of_decode * (o - 1) * token) / total
 
 
 if __name__ == "__main__":

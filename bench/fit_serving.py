@@ -121,7 +121,7 @@ class Quick(Predictor):
         raise SkipError("not in a search")
 
 
-def fit(pairs, generation, names, trials, say=True, runs=False):
+def fit(pairs, generation, names, trials, *, say=True, runs=False):
     """Search at random around the best so far, one to three parameters at a time: overheads and rates trade against each other.
 
     `runs` predicts closed loops by running them, on a thinned choice of experiments: for the parameters that first tokens depend on.
@@ -152,7 +152,8 @@ def fit(pairs, generation, names, trials, say=True, runs=False):
 
 
 DEFAULT = (
-    "launch_time_ratio", "layer_overhead_s", "step_overhead_s", "dense_time_ratio", "expert_time_ratio", "expert_product_ratio", "routed_passes", "dequantised_product_ratio", "exchange_time_ratio", "attention_time_ratio", "prefill_time_ratio",
+    "launch_time_ratio", "layer_overhead_s", "step_overhead_s", "dense_time_ratio", "expert_time_ratio", "expert_product_ratio",
+    "routed_passes", "dequantised_product_ratio", "exchange_time_ratio", "attention_time_ratio", "prefill_time_ratio",
     "sequence_overhead_s", "request_overhead_s", "prompt_kernel_s",
 )  # fmt: skip
 

@@ -284,7 +284,7 @@ GENERATIONS: dict[str, dict[str, Row]] = {
 
 def write(generations: dict[str, dict[str, Row]], path: Path = OUT) -> None:
     used = {row[3] for rows in generations.values() for row in rows.values()} | {"splitwise"}
-    lines = ["# Software generations: a few physically named parameters each (see fleet.experiment.Software). Overheads are fitted by bench/fit_serving.py.", ""]
+    lines = ["# Software generations: physically named parameters (fleet.experiment.Software); overheads are fitted by bench/fit_serving.py.", ""]
     for id, (title, publisher, date, url) in SOURCES.items():
         if id in used:
             lines += [f"[sources.{id}]", f'title = "{title}"', f'publisher = "{publisher}"', f'date = "{date}"', f'url = "{url}"', ""]

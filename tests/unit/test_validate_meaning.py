@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from fabless.core.sources import table
 from fabless.fleet.experiment import ClosedLoop, Lengths, OpenLoop, Saturated, StaticBatch
 from fabless.mapping.plan import Plan
 from fabless.validate.meaning import (
@@ -19,6 +20,9 @@ from fabless.validate.meaning import (
     recipe_of,
 )
 from fabless.validate.rows import Row
+
+#: How far apart answers of one stated length are taken to be.
+APART = table("benchmarks").fact("client.fixed_output_cv").known
 
 ROW = Row(
     id="x", line=2, chip="NVIDIA H200 SXM", chips=8, model="deepseek-ai/DeepSeek-R1", precision="fp8", phase="serving", input_tokens=1024.0,
@@ -77,7 +81,7 @@ def test_software_is_a_generation_of_the_table(software, family, phase, generati
 
 def test_each_kind_of_row_is_its_own_experiment():
     model = model_of("llama-2-70b")
-    assert experiment_of(replace(ROW, notes="x", phase="serving"), model) == ClosedLoop(16, Lengths(1024.0, 1024.0, 0.0, 0.1), 10.0)
+    assert experiment_of(replace(ROW, notes="x", phase="serving"), model) == ClosedLoop(16, Lengths(1024.0, 1024.0, 0.0, APART), 10.0)
     assert isinstance(experiment_of(replace(ROW, phase="prefill"), model), StaticBatch)
     assert isinstance(experiment_of(replace(ROW, phase="offline_max_throughput", concurrency=None, load="max"), model), Saturated)
     server = replace(ROW, phase="mlperf_server", concurrency=None, load="poisson", model="llama2-70b-99")

@@ -39,8 +39,9 @@ class TrainingRun:
 def read_training(path: Path | str) -> TrainingRun:
     """Read a TOML file such as examples/train.toml.
 
-    `model`: a name or path that `fabless.model.load.load` knows, or a table with the content of a config.json; `precision`: a recipe's name; `chip`: a chip's name or
-    file; `[training]`: the fields of `Training`. Raises `InputError` naming the file and the key that is missing, unknown or of the wrong type.
+    `model`: a name or path that `fabless.model.load.load` knows, or a table with the content of a config.json; `precision`: a recipe's
+    name; `chip`: a chip's name or file; `[training]`: the fields of `Training`. Raises `InputError` naming the file and the key that is
+    missing, unknown or of the wrong type.
     """
     path = Path(path)
     try:
