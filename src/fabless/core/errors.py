@@ -4,6 +4,7 @@ FablessError                exit code 2 on the command line, one clear message
 ├── InputError              a file, key, value or unit that the reader gave is wrong
 │   └── UnitError           a quantity has the wrong dimension or cannot be read
 ├── UnsupportedError        understood, but not (yet) something fabless can do; named, with what is known
+│   └── MissingToolError    an optional tool that is not installed, and how to install it
 ├── InfeasibleError         a chip, plan or study that cannot work: what is missing and what would fit
 ├── IllegalProgramError     a program that breaks a rule of the ISA
 └── SourceError             a table of facts without source, range or unit
@@ -34,6 +35,10 @@ class UnitError(InputError):
 
 class UnsupportedError(FablessError):
     """Report something understood but outside what fabless does, by name."""
+
+
+class MissingToolError(UnsupportedError):
+    """Report an optional tool that is not installed, what needs it and how to install it."""
 
 
 class InfeasibleError(FablessError):
