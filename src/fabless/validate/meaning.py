@@ -351,8 +351,8 @@ def case_of(row: Row) -> Case:
     software = _stated_limits(software_named(generation), row.notes)
     recipe = recipe_of(row, model, chip, cache_bits(generation))
     experiment = experiment_of(row, model)
-    plan = plan_of(row, model, row.chips)
     try:
+        plan = plan_of(row, model, row.chips)
         if plan is None and isinstance(experiment, StaticBatch):
             plan = Plan(tensor=row.chips or 1)  # one stream of requests is all there is
         plan = plan or smallest_plan(model, recipe, chip, row.chips or 1, software.memory_ratio)

@@ -53,6 +53,8 @@ class Predictor:
             return self._power(case)
         outcome = self.outcome(case.deployment, case.experiment)
         value = _read(outcome, case)
+        if not value > 0:
+            raise SkipError("answers of one token have no time per further token")
         return value / case.n_chips if case.per_chip else value
 
     def outcome(self, deployment: Deployment, experiment: Experiment) -> Outcome:
@@ -243,9 +245,9 @@ def _quantiles(values: Floats, weights: Floats) -> tuple[float, ...]:
 def _read(outcome: Outcome, case: Case) -> float:
     name = case.outcome
     if name == "user_tokens_per_s":
-        return 1 / outcome.tpot_p50_s
+        return 1 / outcome.tpot_p50_s if outcome.tpot_p50_s else 0.0
     if name == "peak_tokens_per_s":
-        return max(outcome.output_tokens_per_s, outcome.batch / outcome.tpot_p50_s)
+        return max(outcome.output_tokens_per_s, outcome.batch / outcome.tpot_p50_s if outcome.tpot_p50_s else 0.0)
     if name.endswith("_typical_s"):
         name = name.replace("typical", typical(case))
     return float(getattr(outcome, name))
