@@ -81,8 +81,8 @@ def _rotated(step: Step, source: tuple[str, int, int]) -> None:
             e("rotate", rows=n, len=d.d_head, dst=out, dst_stride=head // BLOCK, **place, **turn)
     for at in range(0, s.n_heads * rows, _MAX_ROWS):
         n = min(_MAX_ROWS, s.n_heads * rows - at)
-        quantised(step, "q", rows=n, length=d.d_head, offset=at * s.head_blocks, dst_stride=s.head_blocks, a=v["heads"] + at * head,
-                  a_stride=head // BLOCK, pre="mul", **step.constant("query_scale"))  # fmt: skip
+        source_q: Operands = {"a": v["heads"] + at * head, "a_stride": head // BLOCK, "pre": "mul", **step.constant("query_scale")}
+        quantised(step, "q", source_q, rows=n, length=d.d_head, offset=at * s.head_blocks, dst_stride=s.head_blocks)
     e.signal("vpu", "a_ready")
 
 
@@ -214,7 +214,7 @@ def _scores(step: Step, h: int) -> Operands:
     """Load one page of keys and multiply; returns the operand of the scores `[queries][128]` in C, whose s_ready the vector unit has waited for."""
     from fabless.compiler.step import piece, taken
 
-    e, s, shape, tile, pages = step.e, step.layout.share, step.shape, step.layout.tile, step.layout.pages
+    e, s, tile, pages = step.e, step.layout.share, step.layout.tile, step.layout.pages
     n = PAGE_KEYS // tile.rows
     e.set("t1", pages.keys + h * s.head_blocks * PAGE_KEYS * 32, of="page", times=1)
     behind = pages.key_scales - pages.keys + h * s.head_blocks * PAGE_KEYS * (2 - 32)
@@ -227,7 +227,6 @@ def _scores(step: Step, h: int) -> Operands:
     e.signal("mxu", "s_ready")
     e.set("t2", step.places.c["scores"] * tile.rows, of="ss", times=tile.rows)
     e.wait("vpu", "s_ready")
-    del shape
     return {"a_space": "c", "a_reg": e.x("t2"), "a_stride": PAGE_KEYS // BLOCK}
 
 
@@ -319,8 +318,8 @@ def _gathered(step: Step) -> None:
     if s.head != d.d_head:
         start, stride = v["dense"], up(length, step.layout.tile.vector_align)
         _packed(step, length, stride)
-    quantised(step, "mixed", rows=rows, length=length, offset=s.index * ceil(length, BLOCK) if s.n_tiles > 1 else 0, a=start,
-              a_stride=stride // BLOCK, dst_stride=blocks)  # fmt: skip
+    own = s.index * ceil(length, BLOCK) if s.n_tiles > 1 else 0
+    quantised(step, "mixed", {"a": start, "a_stride": stride // BLOCK}, rows=rows, length=length, offset=own, dst_stride=blocks)
     if s.n_tiles == 1:
         e.signal("vpu", "a_ready")
     else:

@@ -27,6 +27,7 @@ class Emitter:
         self._free = list(range(N_REGISTERS - 1, 0, -1))
 
     def __call__(self, mnemonic: str, **operands: int | str) -> None:
+        """Append one instruction; operands as `isa.instruction` takes them."""
         self.items.append(instruction(mnemonic, **operands))
 
     def label(self, name: str) -> None:

@@ -16,8 +16,11 @@ from fabless.program.sequence import issue, parameter_words
 from fabless.program.timing import cycles
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from fabless.compiler.driver import Compiled
     from fabless.program.program import Program
+    from fabless.program.sequence import Issued
     from fabless.program.tile import Tile
 
 FIDELITY = "schedule"
@@ -47,25 +50,49 @@ class Expected:
 NOTHING = Expected(0, tuple((q.name.lower(), 0) for q in Queue))
 
 
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """Hold one issued instruction: the cycle in which its unit begins it, and how many it takes."""
+
+    item: Issued
+    begin: int
+    cycles: int
+
+
+def timeline(program: Program, parameters: dict[str, object]) -> list[Timed]:
+    """Return every issued instruction with its time, in program order; `read`s are taken as 0."""
+    return list(_timed(program, parameters))
+
+
 def expect(program: Program, parameters: dict[str, object]) -> Expected:
     """Return what a launch takes; depends on parameters only through trip counts (and `read`s, taken as 0)."""
+    counts: dict[int, tuple[int, int, int, int, int]] = {}
+    busy, totals, end, n = [0] * len(Queue), [0, 0, 0, 0, 0], 0, 0
+    for timed in _timed(program, parameters):
+        item, n = timed.item, n + 1
+        if item.mnemonic != "sync":
+            busy[item.queue] += timed.cycles
+        end = max(end, timed.begin + timed.cycles)
+        if item.pc not in counts:
+            counts[item.pc] = events(program.instructions[item.pc], program.tile)
+        for i, value in enumerate(counts[item.pc]):
+            totals[i] += value
+    return Expected(end, tuple((q.name.lower(), busy[q]) for q in Queue), *totals, n)  # type: ignore[call-arg]  # five totals
+
+
+def _timed(program: Program, parameters: dict[str, object]) -> Iterator[Timed]:
     tile = program.tile
-    costs: dict[int, tuple[int, tuple[int, int, int, int, int]]] = {}
-    free = [0] * len(Queue)
-    busy = [0] * len(Queue)
+    costs: dict[int, int] = {}
+    free, clock = [0] * len(Queue), 0
     tokens: list[deque[int]] = [deque() for _ in range(N_SEMAPHORES)]
-    totals = [0, 0, 0, 0, 0]
-    clock = n = 0
-    starts: list[deque[int]] = [deque(maxlen=tile.queue_depth) for _ in Queue]
+    waiting: list[deque[int]] = [deque(maxlen=tile.queue_depth) for _ in Queue]
     for item in issue(program, parameter_words(program, parameters)):
-        queue, n = item.queue, n + 1
+        queue, pc = item.queue, item.pc
         clock += 1
-        if item.pc not in costs:
-            instruction = program.instructions[item.pc]
-            costs[item.pc] = (cycles(instruction, tile, item.operands.get("address", 0)), events(instruction, tile))
-        took, counted = costs[item.pc]
-        if len(starts[queue]) == tile.queue_depth:  # the queue is full until its oldest instruction has begun
-            clock = max(clock, starts[queue][0])
+        if pc not in costs:
+            costs[pc] = cycles(program.instructions[pc], tile, item.operands.get("address", 0))
+        if len(waiting[queue]) == tile.queue_depth:  # the queue is full until its oldest instruction has begun
+            clock = max(clock, waiting[queue][0])
         begin = max(free[queue], clock)
         if item.mnemonic == "sync":
             for s in range(N_SEMAPHORES):
@@ -73,16 +100,27 @@ def expect(program: Program, parameters: dict[str, object]) -> Expected:
                     begin = max(begin, tokens[s].popleft())
             for s in range(N_SEMAPHORES):
                 if item["signal"] >> s & 1:
-                    tokens[s].append(begin + took)
-        starts[queue].append(begin)
-        free[queue] = begin + took
-        if item.mnemonic != "sync":
-            busy[queue] += took
+                    tokens[s].append(begin + costs[pc])
+        if item.mnemonic == "halt":
+            begin = max(begin, *free)
+        waiting[queue].append(begin)
+        free[queue] = begin + costs[pc]
         if queue == Queue.CTRL:
             clock = max(clock, free[queue])
-        for i, value in enumerate(counted):
-            totals[i] += value
-    return Expected(max(*free, clock), tuple((q.name.lower(), busy[q]) for q in Queue), *totals, n)
+        yield Timed(item, begin, costs[pc])
+
+
+def perfetto_text(program: Program, timed: Iterable[Timed]) -> str:
+    """Return a trace in the JSON that ui.perfetto.dev opens: one track a queue, one microsecond a cycle."""
+    import json
+
+    tracks = [{"ph": "M", "pid": 0, "tid": int(q), "name": "thread_name", "args": {"name": q.name.lower()}} for q in Queue]
+    slices = [
+        {"ph": "X", "pid": 0, "tid": int(t.item.queue), "ts": t.begin, "dur": t.cycles, "name": t.item.mnemonic, "args": {"pc": t.item.pc}}
+        for t in timed
+    ]
+    whole = {"traceEvents": [*tracks, *slices], "otherData": {"program": program.name, "digest": program.digest, "fidelity": FIDELITY}}
+    return json.dumps(whole, separators=(",", ":"))
 
 
 def events(item: Instruction, tile: Tile) -> tuple[int, int, int, int, int]:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fabless.compiler.partition import BLOCK, ceil
-from fabless.compiler.place import Layout
 from fabless.compiler.step import constant_values
 from fabless.core.errors import InputError
 
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from fabless.compiler.place import Layout
     from fabless.compiler.tiles import Matrix
     from fabless.model.integer_reference import IntegerWeights
 
@@ -48,11 +48,11 @@ def pack(layout: Layout, weights: IntegerWeights, out: Bytes | None = None) -> B
     _put(image, at, norm)
     first = layout.share.index * layout.share.vocabulary
     rows = _pad(np.arange(first, min(first + layout.share.vocabulary, d.n_vocab)), _outputs(layout.matrices["head"]))
-    _matrix(layout.matrices["head"], [weights.matrices[head]], rows, None, image[at + norm.nbytes :], layout.format)
+    _matrix(layout.matrices["head"], [weights.matrices[head]], rows, None, out=image[at + norm.nbytes :], format=layout.format)
     return image
 
 
-def _put(image: Bytes, at: int, array: np.ndarray) -> None:
+def _put(image: Bytes, at: int, array: Any) -> None:
     raw = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
     image[at : at + len(raw)] = raw
 
@@ -104,16 +104,15 @@ def _heads(first: int, n: int, real: int, d_head: int, width: int) -> Indices:
 
 
 def _layer(layout: Layout, weights: IntegerWeights, image: Bytes, i: int) -> None:
-    d, s, m, prefix = layout.decoder, layout.share, layout.matrices, f"layers.{i}."
+    m, prefix = layout.matrices, f"layers.{i}."
     at = layout.addresses["layers"] + i * layout.layer_bytes
     sources = _sources(layout)
     for name, (offset, length) in layout.vectors.items():
-        _put(image, at + offset, _vector(layout, weights.vectors, prefix, name, length, sources))
+        _put(image, at + offset, _vector(weights.vectors, prefix, name, length, sources))
     at += layout.layer_bytes - sum(m[n].bytes for n in ("qkv", "o", "gate_up", "down"))
     for name, (parts, rows, blocks) in sources.items():
-        _matrix(m[name], [weights.matrices[prefix + p] for p in parts], rows, blocks, image[at : at + m[name].bytes], layout.format)
+        _matrix(m[name], [weights.matrices[prefix + p] for p in parts], rows, blocks, out=image[at : at + m[name].bytes], format=layout.format)
         at += m[name].bytes
-    del s, d
 
 
 def _sources(layout: Layout) -> dict[str, tuple[tuple[str, ...], Indices, Indices | None]]:
@@ -144,7 +143,7 @@ def _real(blocks: Indices, n: int) -> Indices:
     return np.where(blocks < n, blocks, -1)
 
 
-def _vector(layout: Layout, vectors: Mapping[str, Any], prefix: str, name: str, length: int, sources: Mapping[str, Any]) -> np.ndarray:
+def _vector(vectors: Mapping[str, Any], prefix: str, name: str, length: int, sources: Mapping[str, Any]) -> np.ndarray:
     out = np.zeros(length, np.float32)
     if name.endswith("_bias"):
         parts, rows, _ = sources[name.removesuffix("_bias")]
@@ -156,7 +155,7 @@ def _vector(layout: Layout, vectors: Mapping[str, Any], prefix: str, name: str, 
     return out
 
 
-def _matrix(m: Matrix, parts: list[Any], rows: Indices, blocks: Indices | None, out: Bytes, format: str) -> None:
+def _matrix(m: Matrix, parts: list[Any], rows: Indices, blocks: Indices | None, *, out: Bytes, format: str) -> None:
     """Write a tiled matrix: per column, per part of k, elements `[k][n][R][32]` then scales `[k][n][R]`."""
     if any(p.format.name != format for p in parts):
         raise InputError(f"{m.name}: weights are {parts[0].format.name}, the program expects {format}; load the weights in that format")
@@ -172,9 +171,10 @@ def _matrix(m: Matrix, parts: list[Any], rows: Indices, blocks: Indices | None, 
     at = 0
     for column in range(m.n_tiles):
         chosen = rows[column * m.outputs : (column + 1) * m.outputs]
-        piece, piece_scales = codes[:, chosen], scales[:, chosen]
-        for absent in (np.nonzero(chosen < 0)[0],):
-            piece[:, absent], piece_scales[:, absent] = 0, 0
+        piece: Any = codes[:, chosen]
+        piece_scales: Any = scales[:, chosen]
+        absent = np.nonzero(chosen < 0)[0]
+        piece[:, absent], piece_scales[:, absent] = 0, 0
         piece[zero_blocks], piece_scales[zero_blocks] = 0, 0
         first = 0
         for part, k in enumerate(m.parts):
@@ -183,16 +183,16 @@ def _matrix(m: Matrix, parts: list[Any], rows: Indices, blocks: Indices | None, 
             first, at = first + k, at + m.part_bytes(part)
 
 
-def _element_bytes(codes: np.ndarray, format: str) -> Bytes:
-    flat = codes.reshape(-1)
+def _element_bytes(codes: Any, format: str) -> Bytes:
+    flat: Bytes = codes.reshape(-1).view(np.uint8)
     if format == "int8":
-        return flat.view(np.uint8)
+        return flat
     if format == "int4":
-        nibbles = flat.view(np.uint8) & 15
+        nibbles = flat & np.uint8(15)
     else:  # e2m1, held doubled
-        magnitude = np.array([0, 1, 2, 3, 4, 0, 5, 0, 6, 0, 0, 0, 7], np.uint8)[np.abs(flat)]
-        nibbles = magnitude | np.where(flat < 0, np.uint8(8), np.uint8(0))
-    packed: Bytes = nibbles[0::2] | nibbles[1::2] << 4
+        magnitude = np.array([0, 1, 2, 3, 4, 0, 5, 0, 6, 0, 0, 0, 7], np.uint8)[np.abs(flat.view(np.int8))]
+        nibbles = magnitude | np.where(flat.view(np.int8) < 0, np.uint8(8), np.uint8(0))
+    packed: Bytes = nibbles[0::2] | nibbles[1::2] << np.uint8(4)
     return packed
 
 

@@ -132,7 +132,7 @@ def lay_out(
     s = share(decoder, tile, index, n_tiles)
     slot_words = (tile.weight_words - s.value // tile.rows) // slots
     kinds = tuple(dict.fromkeys(zip(decoder.windows, decoder.ropes, strict=True)))
-    matrices = _matrices(decoder, tile, s, shapes, slot_words, STORED[format])
+    matrices = _matrices(decoder, tile, s, shapes=shapes, slot=slot_words, formats=STORED[format])
     vectors, vector_bytes = _vectors(decoder, s, matrices)
     layer = vector_bytes + sum(matrices[m].bytes for m in ("qkv", "o", "gate_up", "down"))
     layout = Layout(
@@ -151,7 +151,7 @@ def _supported(decoder: Decoder, tile: Tile, format: str) -> None:
             raise UnsupportedError(f"{decoder.name} ({decoder.family}): {feature} is not compiled; run it with the integer reference")
 
 
-def _matrices(decoder: Decoder, tile: Tile, s: Share, shapes: tuple[Shape, ...], slot: int, formats: tuple[str, str]) -> dict[str, Matrix]:
+def _matrices(decoder: Decoder, tile: Tile, s: Share, *, shapes: tuple[Shape, ...], slot: int, formats: tuple[str, str]) -> dict[str, Matrix]:
     rows = tile.rows
     granule = max(1, tile.vector_align // rows)
     rest = min(tile.accumulator_words - attention_accumulators(tile, s, shape) for shape in shapes)

@@ -23,13 +23,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fabless.compiler.attention import attention
-from fabless.compiler.emitter import Emitter
 from fabless.compiler.partition import BLOCK, ceil, up
 from fabless.compiler.place import Layout, Scratch, norm_slot
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from fabless.compiler.emitter import Emitter
     from fabless.compiler.partition import Shape
     from fabless.program.program import Parameter
 
@@ -99,10 +99,9 @@ def emit(step: Step) -> None:
     e.label("head")
     _head(step)
     e.label("end")
-    for giver, name, count in _CREDITS:
+    for _, name, count in _CREDITS:
         for _ in range(count or layout.slots):
             e.wait(_TAKERS[name], name)
-        del giver
     e("halt")
 
 
@@ -188,7 +187,7 @@ def _shared_row(step: Step, blocks: int) -> None:
 def _table_row(step: Step, blocks: int) -> None:
     e = step.e
     e.param("t0", step.at("token"), plus="i")
-    e.set("t0", step.layout.addresses["table"], of="t0", times=table_row_bytes(blocks))
+    e.set("t0", step.layout.addresses["table"], of="t0", times=step.layout.table_row_bytes)
     e.set("t1", of="t0", times=1)
     _token_loads(step, 0, blocks, elements=0, scales=blocks * 32, apart=(32, 2))
 
@@ -227,25 +226,28 @@ def inverse_root(step: Step, source: dict[str, int | str], *, rows: int, length:
     e("vec", pre="add", fn="rsqrt", len=rows, a=t, dst=t, **step.constant("epsilon"))
 
 
-def _normed(step: Step, name: str, source: int, rows: int, **where: int | str) -> None:
+def _normed(step: Step, name: str, source: int, rows: int, *, final: bool = False) -> None:
     """Norm `rows` of width D at `source`, and quantise them into A "normed"; the mesh may start."""
     e, v, d, width = step.e, step.places.v, step.layout.decoder.d_model, step.layout.share.width
     operand: dict[str, int | str] = {"a": source, "a_stride": width // BLOCK}
     inverse_root(step, operand, rows=rows, length=d, inverse="inverse_width")
     e("vec", pre="mul", b_kind="scalar", b=v["t"], b_stride=1, rows=rows, len=d, dst=v["y"], dst_stride=width // BLOCK, **operand)
-    feed(step, name, **where)  # type: ignore[arg-type]
-    quantised(step, "normed", rows=rows, length=d, a=v["y"], a_stride=width // BLOCK, dst_stride=ceil(d, BLOCK), pre="mul", **fed(step))
+    if final:
+        feed(step, name, length=width, register="", offset=step.layout.addresses["head"])
+    else:
+        feed(step, name)
+    quantised(step, "normed", {"a": v["y"], "a_stride": width // BLOCK, "pre": "mul", **fed(step)}, rows=rows, length=d, dst_stride=ceil(d, BLOCK))
     used(step)
     e.signal("vpu", "a_ready")
 
 
-def quantised(step: Step, target: str, *, rows: int, length: int, dst_stride: int, offset: int = 0, **operands: int | str) -> None:
+def quantised(step: Step, target: str, operands: dict[str, int | str], *, rows: int, length: int, dst_stride: int, offset: int = 0) -> None:
     """Quantise; where fusion is off, the operation before it becomes an instruction of its own (in place: a is V and read no more)."""
     e = step.e
-    if not step.fused and operands.get("pre", "copy") != "copy" and operands.get("a_space", "v") == "v" and "scope" not in operands:
-        place = {k: operands[k] for k in ("a", "a_reg", "a_stride") if k in operands}
+    if not step.fused and operands.get("pre", "copy") != "copy":
+        place: dict[str, int | str] = {k: operands[k] for k in ("a", "a_reg", "a_stride") if k in operands}
         e("vec", rows=rows, len=length, **operands, **{k.replace("a", "dst", 1): x for k, x in place.items()})
-        operands = {**place, "pre": "copy"}
+        operands = place
     e("quant", rows=rows, len=length, dst=step.places.a[target] + offset, dst_stride=dst_stride, **operands)
 
 
@@ -315,7 +317,7 @@ def _layer(step: Step) -> None:
     _normed(step, "attention_norm", v["x"], rows)
     project(step, "qkv", "normed", rows, whole=True)
     attention(step)
-    _residual(step, "o", "mixed", "o_bias" if d.o_bias else "", "attention_post_norm" if d.post_norms else "")
+    _residual(step, "o", "mixed", bias="o_bias" if d.o_bias else "", post_norm="attention_post_norm" if d.post_norms else "")
     _normed(step, "mlp_norm", v["x"], rows)
     e.set("ho")
     project(step, "gate_up", "normed", rows, epilogue=lambda c, n: _gated(step, c, n))
@@ -325,10 +327,10 @@ def _layer(step: Step) -> None:
         e.signal("vpu", "a_ready")
     else:
         ready = gather_activations(step, "hidden", layout.matrices["down"].blocks)
-    _residual(step, "down", "hidden", "down_bias" if d.mlp_bias else "", "mlp_post_norm" if d.post_norms else "", ready)
+    _residual(step, "down", "hidden", bias="down_bias" if d.mlp_bias else "", post_norm="mlp_post_norm" if d.post_norms else "", ready=ready)
 
 
-def _residual(step: Step, name: str, source: str, bias: str, post_norm: str, ready: str | None = None) -> None:
+def _residual(step: Step, name: str, source: str, *, bias: str, post_norm: str, ready: str | None = None) -> None:
     """Multiply and add to x: directly, or after a norm of the whole product."""
     e, layout, v = step.e, step.layout, step.places.v
     rows, width, s = step.shape.rows, layout.share.width, layout.share
@@ -339,7 +341,6 @@ def _residual(step: Step, name: str, source: str, bias: str, post_norm: str, rea
 
     def add(c: dict[str, int | str], n: int) -> None:
         out: dict[str, int | str] = {"rows": rows, "len": n, "dst": target + s.index * s.model, "dst_reg": e.x("col"), "dst_stride": width // BLOCK}
-        there: dict[str, int | str] = {"a": target + s.index * s.model, "a_reg": e.x("col"), "a_stride": width // BLOCK}
         x: dict[str, int | str] = {"b_kind": "vector", "b": v["x"] + s.index * s.model, "b_reg": e.x("col"), "b_stride": width // BLOCK}
         if bias:
             e.set("t1", layout.vectors[bias][0], of="col", times=4, plus="layer")
@@ -351,7 +352,6 @@ def _residual(step: Step, name: str, source: str, bias: str, post_norm: str, rea
             e("vec", pre="copy", **c, **out)
         else:
             e("vec", pre="add", **c, **out, **x)
-        del there
         e.add("col", n)
 
     project(step, name, source, rows, ready=ready, epilogue=add)
@@ -446,7 +446,7 @@ def _head(step: Step) -> None:
             e.param("t0", step.at("last") + s)
             e.set("t0", s * step.shape.tokens * width, of="t0", times=width)
             e("vec", pre="copy", len=width, a=v["x"], a_reg=e.x("t0"), dst=rows + s * width)
-    _normed(step, "final_norm", rows, n, length=width, register="", offset=layout.addresses["head"])
+    _normed(step, "final_norm", rows, n, final=True)
     e.set("wp", layout.addresses["head"] + 4 * _padded(width))
     e.param("columns", step.at("head_columns"))
     e.set("lo")

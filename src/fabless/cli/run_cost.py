@@ -1,0 +1,71 @@
+"""What a run would have cost in silicon: cycles of every launch, then energy and money at the chip's clock."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fabless.compiler.expect import FIDELITY, NOTHING, Expected, expect
+
+if TYPE_CHECKING:
+    from fabless.chip.chip import Chip
+    from fabless.fleet.session import Session
+
+_YEAR_S = 365.25 * 24 * 3600
+
+
+@dataclass(frozen=True, slots=True)
+class RunCost:
+    """Hold cycles of the run and of its decode steps, mesh utilisation, energy, and US dollars a million tokens of this decode at full use.
+
+    `usd_per_mtok` is of chip, server, building, energy and operations without NRE, one sequence at a time.
+    """
+
+    cycles: int
+    decode_cycles: int
+    decode_tokens: int
+    seconds: float
+    mesh_ratio: float
+    energy_j: float
+    decode_tokens_per_s: float
+    usd_per_mtok: float
+    fidelity: str = FIDELITY
+
+
+def run_cost(session: Session, chip: Chip) -> RunCost:
+    """Return the cost of everything that a session has run. All tiles of the ring work alike; the rest of the chip idles."""
+    from fabless.cost.price import FleetDemand, chip_cost, inputs_for, price
+    from fabless.silicon.harden import average_power_w, harden
+    from fabless.sim.trace import Counters
+
+    total, decode, tokens = NOTHING, NOTHING, 0
+    for launched, count in session.launches.items():
+        one = expect(session.compiled.program(launched.shape), session.examples[launched])
+        for _ in range(count):
+            total = total + one
+        if launched.shape.rows == 1 and launched.logits:
+            tokens += count
+            for _ in range(count):
+                decode = decode + one
+    counted = decode if tokens else total
+    n, tile = session.compiled.n_tiles, session.compiled.tile
+    silicon = harden(chip)
+
+    def counters(e: Expected) -> Counters:
+        macs = (("int8", float(e.macs * n)),)
+        return Counters(macs, e.vector_ops * n, e.dram_bytes * n, 0.0, e.scratchpad_bytes * n, e.link_bytes * n)
+
+    seconds, decode_s = total.cycles / chip.clock_hz, counted.cycles / chip.clock_hz
+    power_w = average_power_w(silicon, counters(counted), decode_s).mid
+    rate = max(1, tokens) / decode_s
+    fleet = FleetDemand(
+        n_chips=1, average_w=power_w, provisioned_w=silicon.tdp_w, prefill_tokens_per_year=0.0, decode_tokens_per_year=rate * _YEAR_S,
+        prefill_time_ratio=0.0,
+    )  # fmt: skip
+    inputs = inputs_for(chip)
+    bill = price(fleet, chip_cost(silicon, chip, inputs), inputs)
+    yearly = sum(line.usd_per_year.mid for line in bill.lines if line.group != "nre")
+    return RunCost(
+        total.cycles, decode.cycles, tokens, seconds, total.macs / (total.cycles * tile.rows * 32),
+        average_power_w(silicon, counters(total), seconds).mid * seconds, rate, yearly / fleet.tokens_per_year * 1e6,
+    )  # fmt: skip
