@@ -37,6 +37,12 @@ for _path, _name, _group, _help in (
     ("fabless.cli.lookup:chips", "chips", _LOOK, "List the chips of the catalogue."),
     ("fabless.cli.lookup:show", "show", _LOOK, "Show one model or chip in full, with sources."),
     ("fabless.cli.check:validate", "validate", _LOOK, "Hold predictions against measurements."),
+    ("fabless.cli.execute:run", "run", _TRUTH, "Write text with a real model on the chip, bit for bit."),
+    ("fabless.cli.execute:compile", "compile", _TRUTH, "Compile a model for a chip."),
+    ("fabless.cli.execute:quality", "quality", _TRUTH, "Say how much text quality number formats cost."),
+    ("fabless.cli.execute:trace", "trace", _TRUTH, "Look inside one launch of a program."),
+    ("fabless.cli.execute:asm", "asm", _TRUTH, "Assemble a program and prove it legal."),
+    ("fabless.cli.execute:disasm", "disasm", _TRUTH, "Print a program as assembly."),
     ("fabless.cli.lookup:schema", "schema", _SETUP, "Print the JSON Schema of a study file."),
 ):
     app.command(_path, name=_name, group=_group, help=_help)
