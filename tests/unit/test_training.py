@@ -80,7 +80,9 @@ def test_other_chips_train_too(chip):
 
 
 def test_a_model_that_does_not_fit_says_what_is_missing():
-    with pytest.raises(InfeasibleError, match=r"training llama-3.1-70b on 1 x .*A100.*: a chip needs .* raise tensor, pipeline or zero_stage"):
+    with pytest.raises(
+        InfeasibleError, match=r"training llama-3.1-70b on 1 x .*A100.*: a chip needs .* raise tensor, pipeline or zero_stage"
+    ):
         training_step(find_model("llama-3.1-70b"), BF16, A100, Training(1, 1, 2048))
 
 
@@ -102,7 +104,10 @@ def test_a_wrong_description_is_refused(change, says):
     [
         ("chip = 'A100'", "lacks 'model'"),
         ("model='llama-3.1-8b'\nchip='A100 SXM 80GB'\n[training]\nglobal_batch=1\nmicro_batch=1", "lacks training.sequence_tokens"),
-        ("model='llama-3.1-8b'\nchip='A100 SXM 80GB'\n[training]\nglobal_batsh=1", r"unknown key 'training.global_batsh'; did you mean 'global_batch'\?"),
+        (
+            "model='llama-3.1-8b'\nchip='A100 SXM 80GB'\n[training]\nglobal_batsh=1",
+            r"unknown key 'training.global_batsh'; did you mean 'global_batch'\?",
+        ),
         ("modell='x'", r"unknown key 'modell'; did you mean 'model'\?"),
         (
             "model='llama-3.1-8b'\nchip='A100 SXM 80GB'\n[training]\nglobal_batch='1'\nmicro_batch=1\nsequence_tokens=8",

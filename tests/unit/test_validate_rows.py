@@ -85,7 +85,11 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
 
 
 def test_unknown_names_are_skipped_with_their_reason(tmp_path):
-    rows = [GOOD | {"id": "a", "chip": "Quantum 9000"}, GOOD | {"id": "b", "model": "no-such-model-7b"}, GOOD | {"id": "c", "metric": "smell"}]
+    rows = [
+        GOOD | {"id": "a", "chip": "Quantum 9000"},
+        GOOD | {"id": "b", "model": "no-such-model-7b"},
+        GOOD | {"id": "c", "metric": "smell"},
+    ]
     result = validate(write(tmp_path / "t.csv", *rows))
     assert result.overall.n == 0
     assert dict(result.skipped) == {
