@@ -196,6 +196,12 @@ class Load(Elaboratable):
         self._write_words(m, emit=emit2, chunk=chunk, parity=parity2)
         self._write_vector(m, emit=emit2, chunk=chunk, is_first=first2)
 
+    def _formats(self, m: Module, name: str) -> dict[str, Signal]:
+        """Return one wire a format, high while it is the one being loaded."""
+        wires = {f: Signal(name=f"{name}_{f}") for f in MEMORY_FORMATS}
+        m.d.comb += [wire.eq(self.format == i) for i, wire in enumerate(wires.values())]
+        return wires
+
     def _write_words(self, m: Module, *, emit: Signal, chunk: Signal, parity: Signal) -> None:
         """Decode a chunk for weights, scales or activations, repeat it over the word, and enable the part that it fills."""
         tile, b, r = self.tile, self.tile.memory_bytes_per_cycle, self.tile.rows
@@ -212,10 +218,12 @@ class Load(Elaboratable):
         m.d.sync += self.word_address.eq(word_address)
 
         is_target = {t: self.target == i for i, t in enumerate(TARGETS)}
-        is_format = {f: self.format == i for i, f in enumerate(MEMORY_FORMATS)}
+        is_format = self._formats(m, "word_is")
 
         # Weights: elements of the chunk as bytes, at most 2 B of them.
-        codes = [nibble(chunk[4 * i : 4 * i + 4], is_e2m1=~is_format["int4"]) for i in range(2 * b)]
+        nibbles = Signal(16 * b)
+        m.d.comb += nibbles.eq(Cat(nibble(chunk[4 * i : 4 * i + 4], is_e2m1=~is_format["int4"]) for i in range(2 * b)))
+        codes = [nibbles[8 * i : 8 * i + 8] for i in range(2 * b)]
         grains = Signal(2 * r)
         is_w = is_target["w"]
         data = self.weight_data
@@ -246,11 +254,13 @@ class Load(Elaboratable):
         narrow = [Mux(is_e8m0, e8m0(c, halved=halved), e4m3(c, halved=halved)) for i in range(min(r, b)) for c in (chunk[8 * i : 8 * i + 8],)]
         is_wide = is_format["bf16"] | is_format["fp16"]
         is_ws = emit & is_target["ws"]
+        wides, narrows = Signal(19 * len(wide)), Signal(19 * len(narrow))
+        m.d.comb += [wides.eq(Cat(wide)), narrows.eq(Cat(narrow))]
         for i in range(r):
             enabled = Mux(is_wide, part == i // len(wide), part == i // len(narrow))
             m.d.sync += [
                 self.scale_enable[i].eq(is_ws & enabled),
-                self.scale_data[19 * i : 19 * i + 19].eq(Mux(is_wide, wide[i % len(wide)], narrow[i % len(narrow)])),
+                self.scale_data[19 * i : 19 * i + 19].eq(Mux(is_wide, wides.word_select(i % len(wide), 19), narrows.word_select(i % len(narrow), 19))),
             ]  # fmt: skip
 
         # Activations.
@@ -265,7 +275,7 @@ class Load(Elaboratable):
         """Decode up to `vector_lanes` elements and rotate them to their banks; rows follow each other without gaps, hence at any lane."""
         tile, b, lanes = self.tile, self.tile.memory_bytes_per_cycle, self.tile.vector_lanes
         is_v = self.target == TARGETS.index("v")
-        is_format = {f: self.format == i for i, f in enumerate(MEMORY_FORMATS)}
+        is_format = self._formats(m, "vector_is")
         elements = []
         no = C(0, 1)
         for i in range(lanes):
@@ -277,6 +287,8 @@ class Load(Elaboratable):
                 is_format["fp16"], Cat(C(0, 13), fp16(m, c16, f"v_fp16_{i}")), Mux(is_format["int8"], from_int8(m, c8, f"v_int8_{i}"), Cat(
                     C(0, 13), Mux(is_format["e8m0"], e8m0(c8, halved=no), e4m3(c8, halved=no)))))))  # fmt: skip
             elements.append(element[0:32])
+        decoded = Signal(32 * lanes)
+        m.d.comb += decoded.eq(Cat(elements))
         left, at = state(17, "left"), state(ADDRESS_BITS, "at")
         before = Mux(is_first, self.count, left)
         valid = Signal(7)
@@ -286,7 +298,7 @@ class Load(Elaboratable):
         with m.If(emit):
             m.d.sync += [left.eq(before - valid), at.eq(at + valid)]
         offset = at[: log2(lanes)]
-        banked = rotated_left(Cat(elements), offset, 32)
+        banked = rotated_left(m, decoded, offset, 32)
         m.d.sync += [self.vector_data.eq(banked), self.vector_address.eq(at >> log2(lanes))]
         for lane in range(lanes):
             place = Signal(log2(lanes), name=f"place{lane}")
@@ -294,11 +306,12 @@ class Load(Elaboratable):
             m.d.sync += [self.vector_enable[lane].eq(emit & is_v & (place < valid)), self.vector_carry[lane].eq(lane < offset)]
 
 
-def rotated_left(value: Value, places: Value, unit: int) -> Value:
+def rotated_left(m: Module, value: Signal, places: Value, unit: int) -> Signal:
     """Return units of `unit` bits moved up by `places`, those that fall out coming in below."""
     for level in range(len(places)):
-        step = unit << level
-        value = Mux(places[level], Cat(value[len(value) - step :], value[: len(value) - step]), value)
+        step, moved = unit << level, Signal(len(value), name=f"{value.name}_rotated{level}")
+        m.d.comb += moved.eq(Mux(places[level], Cat(value[len(value) - step :], value[: len(value) - step]), value))
+        value = moved
     return value
 
 

@@ -164,8 +164,7 @@ class Store(Elaboratable):
         lanes, log_lanes = tile.vector_lanes, log2(tile.vector_lanes)
         down = Signal(log_lanes)
         m.d.comb += down.eq(-one["lane"])
-        vector = Signal(32 * lanes)
-        m.d.comb += vector.eq(rotated_left(self.vector_data, down, 32))
+        vector = rotated_left(m, self.vector_data, down, 32)
         codes = [vector[32 * i : 32 * i + 32] for i in range(lanes)]
         chunk = Signal(8 * b)
         with m.Switch(self.target):

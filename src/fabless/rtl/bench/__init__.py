@@ -1,0 +1,1 @@
+"""The tile in Verilator: build once, then run programs and compare."""
