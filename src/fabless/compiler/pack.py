@@ -161,8 +161,8 @@ def _matrix(m: Matrix, parts: list[Any], rows: Indices, blocks: Indices | None, 
         raise InputError(f"{m.name}: weights are {parts[0].format.name}, the program expects {format}; load the weights in that format")
     n_blocks = parts[0].codes.shape[0]
     blocks = np.arange(n_blocks) if blocks is None else blocks
-    codes = parts[0].codes if len(parts) == 1 else np.concatenate([p.codes for p in parts], axis=1)
-    scales = parts[0].scales if len(parts) == 1 else np.concatenate([p.scales for p in parts], axis=1)
+    codes: Any = parts[0].codes if len(parts) == 1 else np.concatenate([p.codes for p in parts], axis=1)
+    scales: Any = parts[0].scales if len(parts) == 1 else np.concatenate([p.scales for p in parts], axis=1)
     if (blocks >= 0).all() and len(blocks) == n_blocks:
         zero_blocks = np.zeros(0, np.int64)
     else:
