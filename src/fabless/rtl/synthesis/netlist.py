@@ -1,0 +1,134 @@
+"""A mapped netlist: cells of a library between nets, in the order in which values move."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fabless.core.errors import UnsupportedError
+
+if TYPE_CHECKING:
+    from fabless.rtl.synthesis.liberty import Cell, Library
+
+#: Nets 0 and 1 are the constants.
+ZERO, ONE = 0, 1
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """Hold one cell of a netlist: its name, its library cell, and the net on each of its pins."""
+
+    name: str
+    cell: Cell
+    pins: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Netlist:
+    """Hold a block after mapping: `flops` and `gates` (in an order in which inputs come before use), ports as nets from bit 0 up.
+
+    Ports of an instance that is no library cell (a memory) are ports of the netlist, named `instance.port`.
+    """
+
+    name: str
+    library: Library
+    n_nets: int
+    inputs: dict[str, tuple[int, ...]]
+    outputs: dict[str, tuple[int, ...]]
+    clocks: frozenset[int]
+    flops: tuple[Instance, ...]
+    gates: tuple[Instance, ...]
+    net_names: dict[int, str]
+
+    @property
+    def instances(self) -> tuple[Instance, ...]:
+        """Return all cells."""
+        return (*self.flops, *self.gates)
+
+    @property
+    def area_um2(self) -> float:
+        """Return the sum of cell areas."""
+        return sum(i.cell.area_um2 for i in self.instances)
+
+    @property
+    def leakage_w(self) -> float:
+        """Return the sum of cell leakages."""
+        return sum(i.cell.leakage_w for i in self.instances)
+
+    def loads_f(self, port_f: float) -> list[float]:
+        """Return the capacitance on each net: the pins on it, and `port_f` for each output port. No wires: the netlist is not placed."""
+        loads = [0.0] * self.n_nets
+        for i in self.instances:
+            for pin, net in i.pins.items():
+                p = i.cell.pins[pin]
+                if p.direction == "input":
+                    loads[net] += p.capacitance_f
+        for nets in self.outputs.values():
+            for net in nets:
+                loads[net] += port_f
+        return loads
+
+
+def read_netlist(text: str, top: str, library: Library) -> Netlist:
+    """Return the netlist of module `top` in JSON as Yosys writes it.
+
+    Raises `UnsupportedError` where a generic cell is left: the library lacks what it takes to build it.
+    """
+    module = json.loads(text)["modules"][top]
+    numbers: dict[Any, int] = {"0": ZERO, "1": ONE, "x": ZERO, "z": ZERO}
+
+    def net(bit: Any) -> int:
+        return numbers.setdefault(bit, len(numbers) - 2)
+
+    def nets(bits: list[Any]) -> tuple[int, ...]:
+        return tuple(net(b) for b in bits)
+
+    ports: dict[str, dict[str, tuple[int, ...]]] = {"input": {}, "output": {}}
+    for name, port in module["ports"].items():
+        ports[port["direction"]][name] = nets(port["bits"])
+    flops, gates = [], []
+    for name, c in module["cells"].items():
+        kind = c["type"]
+        if kind in library:
+            cell = library.cell(kind)
+            instance = Instance(name, cell, {pin: net(bits[0]) for pin, bits in c["connections"].items() if bits})
+            (flops if cell.flop else gates).append(instance)
+        elif kind.startswith("$"):
+            raise UnsupportedError(f"library {library.name} has no cell to build {kind.strip('$_')} of {top}; add a Liberty file that has, with --liberty")
+        else:
+            for port, bits in c["connections"].items():
+                direction = "input" if port.startswith("rd") else "output"  # what a memory reads comes into the netlist
+                ports[direction][f"{name}.{port}"] = nets(bits)
+    clocks = frozenset(f.pins[pin] for f in flops for pin in f.pins if f.cell.pins[pin].clock)
+    names = {net(b): f"{n}[{i}]" if len(v["bits"]) > 1 else n for n, v in module["netnames"].items() if not v.get("hide_name") for i, b in enumerate(v["bits"])}
+    names.update({net(b): f"{n}[{i}]" for n, v in module["ports"].items() for i, b in enumerate(v["bits"])})
+    return Netlist(top, library, len(numbers) - 2, ports["input"], ports["output"], clocks, tuple(flops), _ordered(gates, len(numbers) - 2), names)
+
+
+def _ordered(gates: list[Instance], n_nets: int) -> tuple[Instance, ...]:
+    """Return gates so that every input is driven before it is read. Raises `UnsupportedError` for a loop of gates."""
+    readers: list[list[int]] = [[] for _ in range(n_nets)]
+    driven = [False] * n_nets
+    for i in gates:
+        for pin, net in i.pins.items():
+            if i.cell.pins[pin].direction == "output":
+                driven[net] = True
+    waiting = [0] * len(gates)
+    for n, i in enumerate(gates):
+        for pin, net in i.pins.items():
+            if i.cell.pins[pin].direction == "input" and driven[net]:
+                readers[net].append(n)
+                waiting[n] += 1
+    ready = [n for n, w in enumerate(waiting) if w == 0]
+    for n in ready:  # grows while it is walked
+        for pin, net in gates[n].pins.items():
+            if gates[n].cell.pins[pin].direction == "output":
+                for reader in readers[net]:
+                    waiting[reader] -= 1
+                    if waiting[reader] == 0:
+                        ready.append(reader)
+    if len(ready) < len(gates):
+        loop = next(g.name for n, g in enumerate(gates) if waiting[n] > 0)
+        raise UnsupportedError(f"gates form a loop through {loop}; blocks must be synchronous")
+    return tuple(gates[n] for n in ready)
