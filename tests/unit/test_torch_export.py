@@ -61,6 +61,15 @@ def test_equal_ops_of_numbered_siblings_are_one_with_a_count(tied):
     assert tied.model_name == "tied"
 
 
+def test_ops_of_a_module_that_does_several_things_say_which():
+    class Gate(nn.Module):
+        def forward(self, x):
+            return torch.sigmoid(x + 1) * x + x
+
+    graph = from_torch(nn.Sequential(Gate()).eval(), (torch.zeros(4),))
+    assert [op.name for op in graph.ops] == ["0.add", "0.sigmoid", "0.mul", "0.add_1"]
+
+
 def test_an_embedding_is_a_lookup_and_a_tied_matrix_keeps_its_format(tied):
     table, head = tied.ops[0], tied.ops[-1]
     assert table == Gather("table", 1, 10.0, 32.0)

@@ -95,11 +95,9 @@ def _calls(program: Any, recipe: Recipe) -> tuple[list[Call], list[Tensor]]:
     found: list[tuple[str, str, Any, Mapping[str, Any]]] = []
     refused: dict[tuple[str, str], None] = {}
     tables = _tables(program)
-    roots = _roots(program)
     for node in program.graph.nodes:
         if node.op == "placeholder":
-            root = roots.get(node.name, node.name)
-            values[node] = _tensor(node, root, stored=node.name not in given, table=root in tables)
+            values[node] = _tensor(node, stored=node.name not in given, table=node.name in tables)
             if node.name in given and isinstance(values[node], Tensor):
                 inputs.append(values[node])
         elif node.op == "call_function":
@@ -124,31 +122,18 @@ def _calls(program: Any, recipe: Recipe) -> tuple[list[Call], list[Tensor]]:
     ], inputs
 
 
-def _roots(program: Any) -> dict[str, str]:
-    """Return which placeholder holds the memory of each parameter and buffer: tied ones share it."""
-    first: dict[int, str] = {}
-    roots: dict[str, str] = {}
-    signature = program.graph_signature
-    for placeholder, target in {**signature.inputs_to_parameters, **signature.inputs_to_buffers}.items():
-        tensor = program.state_dict.get(target)
-        roots[placeholder] = placeholder if tensor is None else first.setdefault(id(tensor), placeholder)
-    return roots
-
-
 def _tables(program: Any) -> set[str]:
-    """Return the roots of the parameters in which rows are looked up."""
-    roots = _roots(program)
-    lookups = (node for node in program.graph.nodes if node.op == "call_function" and _operator(node.target) == "embedding")
-    return {roots[node.args[0].name] for node in lookups if node.args[0].name in roots}
+    """Return the parameters in which rows are looked up; torch.export reads tied parameters through one name."""
+    return {node.args[0].name for node in program.graph.nodes if node.op == "call_function" and _operator(node.target) == "embedding"}
 
 
-def _tensor(node: Any, root: str, *, stored: bool, table: bool = False) -> Any:
+def _tensor(node: Any, *, stored: bool, table: bool) -> Any:
     """Return the description of a node's tensor, or its value when it is none (a number, a flag)."""
     meta = node.meta.get("val")
     if not hasattr(meta, "shape"):
         return meta
     shape = _shape(node, meta)
-    described = Tensor(shape, root, 0, stored, table, 0 if meta.dtype.is_floating_point else meta.element_size())
+    described = Tensor(shape, node.name, 0, stored, table, 0 if meta.dtype.is_floating_point else meta.element_size())
     return replace(described, root_values=described.values)
 
 
