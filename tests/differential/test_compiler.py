@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from fabless.compiler.driver import PASSES, Compiled, Shape, compile
+from fabless.compiler.driver import PASSES, Compiled, Shape
+from fabless.compiler.driver import compile as compile_model
 from fabless.compiler.launch import Segment
 from fabless.compiler.pack import pack
 from fabless.core.errors import IllegalProgramError, InputError
@@ -28,7 +29,7 @@ LEAST = replace(TINY, weight_words=256, memory_bytes=1 << 22)  # pieces of k, se
 
 def session(weights: IntegerWeights, tile: Tile, shapes: list[Shape], **options) -> Session:
     d = weights.decoder
-    compiled = compile(d, tile, shapes, context_tokens=min(256, d.context_tokens), n_pages=10, **options)
+    compiled = compile_model(d, tile, shapes, context_tokens=min(256, d.context_tokens), n_pages=10, **options)
     memories = []
     for layout in compiled.layouts:
         memory = np.zeros(layout.memory_bytes, np.uint8)
@@ -97,7 +98,7 @@ def test_a_pass_left_out_changes_no_bit(skipped):
 @pytest.mark.parametrize(("shape", "n_tiles"), [(Shape(1, 1), 1), (Shape(2, 3), 1), (Shape(1, 2), 2)], ids=str)
 def test_programs_are_legal_for_all_parameters(family, shape, n_tiles):
     decoder = open_weights("tinyshakes").decoder if family == "tinyshakes" else random_weights(family, seed=1).decoder
-    compiled = compile(decoder, DEMO, [shape], context_tokens=128, n_pages=2, n_tiles=n_tiles)
+    compiled = compile_model(decoder, DEMO, [shape], context_tokens=128, n_pages=2, n_tiles=n_tiles)
     for program in compiled.programs[shape]:
         verify(program)
 
@@ -143,6 +144,6 @@ def test_a_flipped_bit_is_refused_or_changes_the_state(tinyshakes):
 
 
 def test_the_decoder_of_compiled_and_weights_must_agree(tinyshakes):
-    compiled: Compiled = compile(random_weights("llama", seed=1).decoder, DEMO)
+    compiled: Compiled = compile_model(random_weights("llama", seed=1).decoder, DEMO)
     with pytest.raises(InputError, match="weights of tinyshakes cannot be packed for a program of"):
         pack(compiled.layouts[0], tinyshakes)

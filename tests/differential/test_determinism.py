@@ -7,7 +7,8 @@ import itertools
 import numpy as np
 import pytest
 
-from fabless.compiler.driver import Shape, compile
+from fabless.compiler.driver import Shape
+from fabless.compiler.driver import compile as compile_model
 from fabless.compiler.launch import Segment
 from fabless.compiler.pack import pack
 from fabless.fleet.session import Session
@@ -44,7 +45,7 @@ def truth(weights, ids) -> np.ndarray:
 
 
 def opened(weights: IntegerWeights, tile: Tile, shapes: list[Shape], n_tiles: int = 1) -> Session:
-    compiled = compile(weights.decoder, tile, shapes, context_tokens=128, n_pages=16, n_tiles=n_tiles)
+    compiled = compile_model(weights.decoder, tile, shapes, context_tokens=128, n_pages=16, n_tiles=n_tiles)
     memories = []
     for layout in compiled.layouts:
         memory = np.zeros(layout.memory_bytes, np.uint8)

@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from fabless.compiler.driver import PASSES, Shape, compile
+from fabless.compiler.driver import PASSES, Shape
+from fabless.compiler.driver import compile as compile_model
 from fabless.compiler.expect import expect, timeline
 from fabless.compiler.files import read_program, write_program
 from fabless.compiler.launch import Segment
@@ -43,7 +44,7 @@ def test_the_chosen_tiling_is_the_fastest_of_all(words, blocks, slot):
 
 @pytest.mark.parametrize("suffix", [".s", ".words"])
 def test_program_files_round_trip(decoder, tmp_path, suffix):
-    program = compile(decoder, TINY).program()
+    program = compile_model(decoder, TINY).program()
     write_program(tmp_path / f"p{suffix}", program)
     again = read_program(tmp_path / f"p{suffix}")
     assert again.digest == program.digest
@@ -57,11 +58,11 @@ def test_a_damaged_program_file_is_refused(tmp_path):
 
 
 def test_compiling_is_deterministic(decoder):
-    assert compile(decoder, DEMO).program().digest == compile(decoder, DEMO).program().digest
+    assert compile_model(decoder, DEMO).program().digest == compile_model(decoder, DEMO).program().digest
 
 
 def test_one_program_serves_every_context(decoder):
-    program = compile(decoder, TINY).program()
+    program = compile_model(decoder, TINY).program()
     assert program.parameter("span_count").high == 2
     assert len(program) < TINY.instruction_words / 8
 
@@ -73,14 +74,14 @@ def test_every_pass_earns_its_place(decoder, skipped):
     segment = Segment([0], 255, [0, 1])
     costs = []
     for skip in ((), (skipped,)):
-        compiled = compile(decoder, tile, skip=skip)
+        compiled = compile_model(decoder, tile, skip=skip)
         costs.append(expect(compiled.program(), compiled.parameters(Shape(1, 1), [segment])))
     assert costs[0].cycles <= costs[1].cycles
     assert (costs[0].cycles, costs[0].instructions) < (costs[1].cycles, costs[1].instructions) or costs[0].dram_bytes < costs[1].dram_bytes
 
 
 def test_the_timeline_keeps_every_queue_in_order_and_nothing_beats_its_port(decoder):
-    compiled = compile(decoder, TINY)
+    compiled = compile_model(decoder, TINY)
     program, parameters = compiled.program(), compiled.parameters(Shape(1, 1), [Segment([3], 0, [0, 1])])
     events = timeline(program, parameters)
     ends: dict[int, int] = {}
@@ -112,13 +113,13 @@ REFUSALS = [
 def test_refusals_name_what_is_wrong(family, options, error, message):
     options = dict(options)
     with pytest.raises(error, match=message):
-        compile(random_weights(family, seed=1).decoder, options.pop("tile", DEMO), **options)
+        compile_model(random_weights(family, seed=1).decoder, options.pop("tile", DEMO), **options)
 
 
 def test_heads_that_straddle_tiles_are_refused(decoder):
     narrow = replace(decoder, n_heads=2, n_kv_heads=2, d_head=16)
     with pytest.raises(UnsupportedError, match="1 heads of 16 a tile do not fill blocks of 32; use 1 tiles"):
-        compile(narrow, DEMO, n_tiles=2)
+        compile_model(narrow, DEMO, n_tiles=2)
 
 
 @pytest.mark.parametrize(("segments", "message"), [
@@ -131,7 +132,7 @@ def test_heads_that_straddle_tiles_are_refused(decoder):
 ])  # fmt: skip
 def test_launches_are_checked(decoder, segments, message):
     with pytest.raises(InputError, match=message):
-        compile(decoder, DEMO).parameters(Shape(1, 1), segments)
+        compile_model(decoder, DEMO).parameters(Shape(1, 1), segments)
 
 
 def test_a_smollm_program_is_small_and_quick_to_compile():
@@ -139,7 +140,7 @@ def test_a_smollm_program_is_small_and_quick_to_compile():
     shape = {"n_layers": 30, "d_model": 576, "d_ff": 1536, "n_heads": 9, "n_kv_heads": 3, "d_head": 64, "n_vocab": 49152, "context_tokens": 8192}
     base = open_weights("tinyshakes").decoder
     d = replace(base, **shape, windows=(0,) * 30, ropes=base.ropes[:1] * 30, attention_scale=0.125)
-    compiled = compile(d, DEMO, context_tokens=2048)
+    compiled = compile_model(d, DEMO, context_tokens=2048)
     assert compiled.program().words.nbytes < 10_000
     launch = expect(compiled.program(), compiled.parameters(Shape(1, 1), [Segment([0], 0, range(16))]))
     assert dict(launch.busy)["load"] > 0.95 * launch.cycles  # the memory port is the bound, and it is kept busy

@@ -268,32 +268,33 @@ def scratch(layout: Layout, shape: Shape, *, keep_scores: bool) -> Scratch:
 
 
 def _vector_places(layout: Layout, shape: Shape, score_columns: int) -> dict[str, int]:
-    """Return starts by name. What attention, the MLP and the head use lies in one place: only the vector unit writes it, in this order."""
+    """Return starts by name. The phases of a layer share one place: what one leaves there, none that follows reads."""
     d, s, m, tile = layout.decoder, layout.share, layout.matrices, layout.tile
     rows, queries = shape.rows, s.group * shape.tokens
     blocks = ceil(d.d_model, BLOCK)
     lasting = {
-        "constants": BLOCK, "x": rows * s.width, "y": rows * s.width, "norm": 2 * norm_slot(layout), "rotary": len(layout.kinds) * rows * s.head,
+        "constants": BLOCK, "x": rows * s.width, "norm": 2 * norm_slot(layout), "rotary": len(layout.kinds) * rows * s.head,
         "value_scales": 2 * PAGE_KEYS, "token": 2 * blocks * BLOCK, "token_scales": 2 * up(blocks, BLOCK),
         **dict.fromkeys(("m", "l", "t", "r"), max(queries, (s.n_heads + s.n_kv_heads) * rows)),
     }  # fmt: skip
-    phases: tuple[dict[str, int], ...] = (
+    kept = score_columns > PAGE_KEYS
+    phases: list[dict[str, int]] = [
+        {"y": rows * s.width, "biased": max(m[n].outputs for n in ("o", "down")) * rows if d.mlp_bias or d.o_bias else 0},
+        {"heads": (s.n_heads + s.n_kv_heads) * rows * s.head, "qkv": m["qkv"].n_tiles * m["qkv"].outputs * rows if d.qkv_bias else 0},
         {
-            "heads": (s.n_heads + s.n_kv_heads) * rows * s.head, "scores": queries * score_columns, "p": queries * PAGE_KEYS,
-            "mixed": rows * s.n_heads * s.head, "dense": rows * up(s.n_heads * d.d_head, tile.vector_align) if s.head != d.d_head else 0,
-            "qkv": m["qkv"].n_tiles * m["qkv"].outputs * rows if d.qkv_bias else 0,
+            "p": queries * PAGE_KEYS, "scores": queries * score_columns if kept else 0, "mixed": rows * s.n_heads * s.head,
+            "dense": rows * up(s.n_heads * d.d_head, tile.vector_align) if s.head != d.d_head else 0,
         },
-        {"biased": max(m[n].outputs for n in ("o", "gate_up", "down")) * rows if d.mlp_bias or d.o_bias else 0,
-         "hidden": rows * m["gate_up"].outputs // 2},
+        {"hidden": rows * m["gate_up"].outputs // 2, "gates": rows * m["gate_up"].outputs if d.mlp_bias else 0},
         {"logits": 2 * shape.segments * m["head"].outputs},
-    )  # fmt: skip
+    ]  # fmt: skip
     space = Space("vector buffer", min(tile.vector_elements, _REACH), tile.vector_align)
     out = {name: space.take(name, size) for name, size in lasting.items()}
     start = space.end
     for phase in phases:
         space.end = start
         out |= {name: space.take(name, size) for name, size in phase.items() if size}
-    return out
+    return out if kept else out | {"scores": out["p"]}
 
 
 def norm_slot(layout: Layout) -> int:

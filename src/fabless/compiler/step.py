@@ -377,9 +377,9 @@ def _gated(step: Step, c: dict[str, int | str], n: int) -> None:
     if d.mlp_bias:
         e.set("t1", layout.vectors["gate_up_bias"][0], of="ho", times=4 * n // (half // BLOCK), plus="layer")
         feed(step, "gate_up_bias", length=n, register="t1", offset=0)
-        e("vec", pre="add", rows=rows, len=n, dst=step.places.v["biased"], dst_stride=n // BLOCK, **c, **fed(step))
+        e("vec", pre="add", rows=rows, len=n, dst=step.places.v["gates"], dst_stride=n // BLOCK, **c, **fed(step))
         used(step)
-        c = {"a": step.places.v["biased"], "a_stride": n // BLOCK}
+        c = {"a": step.places.v["gates"], "a_stride": n // BLOCK}
     gate: dict[str, int | str] = c | {"rows": rows, "len": half}
     up: dict[str, int | str] = c | {"a": int(c.get("a", 0)) + half}
     own: dict[str, int | str] = {"rows": rows, "len": half, "a": t, "a_stride": half // BLOCK}
