@@ -19,8 +19,10 @@ from fabless.compiler.driver import compile as compile_model
 from fabless.compiler.launch import Segment
 from fabless.compiler.partition import PAGE_KEYS, Shape, ceil
 from fabless.core.errors import IllegalProgramError, InfeasibleError, InputError
+from fabless.fleet.warming import start
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
@@ -36,6 +38,10 @@ if TYPE_CHECKING:
 #: Prompt tokens computed at once: the first of these whose buffers fit the tile.
 _CHUNKS = (64, 32, 16, 8, 4, 2)
 _DECODE = Shape(1, 1)
+_UNKNOWN = -1
+_EMPTY = "the prompt has no tokens; write at least one character"
+#: Parameters up to which the readable machine writes faster than one waits for the compiled one.
+_SMALL = 5_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +88,7 @@ class Session:
     memories: list[NDArray[np.uint8]] = field(repr=False)
     launches: dict[Launched, int] = field(default_factory=dict)
     examples: dict[Launched, dict[str, object]] = field(default_factory=dict, repr=False)
+    warming: subprocess.Popen[bytes] | None = field(default=None, repr=False)  # compiles the machine; None: it is ready
     _runners: dict[Shape, list[Runner]] = field(default_factory=dict, repr=False)
 
     @property
@@ -97,18 +104,23 @@ class Session:
     def step(self, shape: Shape, segments: Sequence[Segment], *, logits: bool = True) -> Floats:
         """Run one launch on all tiles; returns logits `[segments, V]` of each sequence's last token (empty without `logits`)."""
         from fabless.program.sequence import parameter_words
+        from fabless.sim.machine import launch, run_ring
 
         parameters = self.compiled.parameters(shape, segments, logits=logits)
         spans = np.asarray(parameters["span_count"]).reshape(-1)
         key = Launched(shape, tuple(int(n) for n in spans), logits)
         self.launches[key] = self.launches.get(key, 0) + 1
         self.examples.setdefault(key, parameters)
-        runners = self._ring(shape)
-        for program, runner in zip(self.compiled.programs[shape], runners, strict=True):
-            runner.state.parameters[:] = parameter_words(program, parameters)
-            runner.state.semaphores[:] = 0
-            runner.restart()
-        _drive(runners)
+        if self._readable():
+            programs = self.compiled.programs[shape]
+            run_ring([(p, launch(p, m, parameters=parameters)) for p, m in zip(programs, self.memories, strict=True)], fast=False)
+        else:
+            runners = self._ring(shape)
+            for program, runner in zip(self.compiled.programs[shape], runners, strict=True):
+                runner.state.parameters[:] = parameter_words(program, parameters)
+                runner.state.semaphores[:] = 0
+                runner.restart()
+            _drive(runners)
         if not logits:
             return np.zeros((0, self.decoder.n_vocab), np.float32)
         parts = []
@@ -117,6 +129,13 @@ class Session:
             whole = memory[buffer.address : buffer.end].view(np.float32).reshape(buffer.shape)
             parts.append(whole[: len(segments), : layout.share.vocabulary])
         return np.concatenate(parts, axis=1)[:, : self.decoder.n_vocab]
+
+    def _readable(self) -> bool:
+        """Tell whether this launch runs on the readable machine: the compiled one is not ready, and the model small enough not to wait for it."""
+        if self.warming is not None and (self.decoder.n_parameters > _SMALL or self.warming.poll() is not None):
+            self.warming.wait()
+            self.warming = None
+        return self.warming is not None
 
     def _ring(self, shape: Shape) -> list[Runner]:
         from fabless.sim.machine import State
@@ -150,7 +169,7 @@ class Session:
     def require_room(self, n_tokens: int, position: int = 0) -> None:
         """Raise `InputError` when a prompt is empty or does not fit the context."""
         if n_tokens < 1:
-            raise InputError("the prompt has no tokens; write at least one character")
+            raise InputError(_EMPTY)
         if position + n_tokens > self.context_tokens:
             raise InputError(too_long(self.decoder, position + n_tokens, self.context_tokens))
 
@@ -193,7 +212,7 @@ def _drive(runners: Sequence[Runner]) -> None:
 
 def open_session(
     weights: Weights, tile: Tile, *, n_tiles: int = 1, context_tokens: int | None = None, chunk: int | None = None,
-    prompt_tokens: int = 0, say: Callable[[str], None] | None = None,
+    prompt_tokens: int = _UNKNOWN, say: Callable[[str], None] | None = None,
 ) -> Session:  # fmt: skip
     """Compile a model for `n_tiles` tiles, quantise its weights and write them into the tiles' memories.
 
@@ -209,10 +228,13 @@ def open_session(
     context = min(decoder.context_tokens, 2048) if context_tokens is None else context_tokens
     if prompt_tokens > context:
         raise InputError(too_long(decoder, prompt_tokens, context))
+    if prompt_tokens < 1 and prompt_tokens != _UNKNOWN:
+        raise InputError(_EMPTY)
     tell(f"compiling {decoder.name} for {n_tiles} tile{'s' * (n_tiles > 1)} of {tile.rows} rows")
     compiled = compiled_for(decoder, tile, n_tiles=n_tiles, context_tokens=context, chunk=chunk)
     total = sum(layout.memory_bytes for layout in compiled.layouts)
     weights.require_memory(total + 0.3 * weights.float_bytes + 4 * decoder.n_vocab * decoder.d_model)
+    warming = start()
     tell(f"quantising {decoder.n_parameters:,} weights into blocks of 32")
     integers: IntegerWeights = IntegerWeights.load(weights)
     memories = []
@@ -220,7 +242,9 @@ def open_session(
         memory = np.zeros(layout.memory_bytes, np.uint8)
         pack(layout, integers, memory[: layout.image_bytes])
         memories.append(memory)
-    return Session(compiled, memories)
+    if warming is not None and decoder.n_parameters > _SMALL:
+        tell("compiling the machine, once")
+    return Session(compiled, memories, warming=warming)
 
 
 def compiled_for(decoder: Decoder, tile: Tile, *, n_tiles: int = 1, context_tokens: int, chunk: int | None = None) -> Compiled:
