@@ -183,16 +183,16 @@ def _net(d: _Draw) -> list[Instruction]:
     return [instruction("send", space="a", count=count, src=first), instruction("recv", space="a", count=count, dst=second)]
 
 
-def random_program(tile: Tile, rng: np.random.Generator, length: int = 40) -> Program:
+def random_program(tile: Tile, rng: np.random.Generator, length: int = 40, *, net: bool = True) -> Program:
     """Draw a program of about `length` unit instructions for a tile: it verifies, halts, and reaches every field of the table in time.
 
     Memory holds random bytes (among them NaN and infinite scales); every two queues are ordered by a semaphore wherever the queue changes.
-    Some instructions stand in loops, some of them with addresses from registers.
+    Some instructions stand in loops, some of them with addresses from registers. Without `net` nothing is sent or received.
     """
     d = _Draw(tile, rng)
     body: list[Instruction] = []
     depth = 0
-    for name in rng.choice(np.array(sorted([*_MAKERS, "net"])), length):
+    for name in rng.choice(np.array(sorted([*_MAKERS, *(["net"] if net else [])])), length):
         if rng.random() < 0.12 and depth < 3:
             body.append(instruction("loop", count=d.upto(2), count_reg=d.pick("0", "0", "4") == "4" and 4))
             depth += 1
