@@ -61,7 +61,7 @@ def tinyshakes() -> IntegerWeights:
     return IntegerWeights.load(open_weights("tinyshakes"))
 
 
-@pytest.mark.parametrize("family", ["llama", "llama31", "mistral", "qwen2", "qwen3", "gemma3"])
+@pytest.mark.parametrize("family", ["llama", "llama31", "mistral", "qwen2", "qwen3", "gemma3", "mixtral", "qwen3_moe", "gpt_oss"])
 def test_every_family_equals_the_integer_reference(family):
     weights = IntegerWeights.load(random_weights(family, seed=1))
     shape = Shape(2, 11)  # longer than the windows of 8
@@ -76,7 +76,7 @@ def test_every_tile_and_shape_equals_the_integer_reference(tinyshakes, tile, sha
 
 
 @pytest.mark.parametrize("n_tiles", [2, 4])
-@pytest.mark.parametrize("family", ["tinyshakes", "gemma3", "llama31"])
+@pytest.mark.parametrize("family", ["tinyshakes", "gemma3", "llama31", "gpt_oss"])
 def test_rings_equal_the_integer_reference(tinyshakes, family, n_tiles):
     weights = tinyshakes if family == "tinyshakes" else IntegerWeights.load(random_weights(family, seed=1))
     held_to_reference(session(weights, DEMO, [Shape(1, 1), Shape(1, 9)], n_tiles=n_tiles), weights, Shape(1, 9))
@@ -89,12 +89,13 @@ def test_block_formats_equal_the_integer_reference(format):
 
 
 @pytest.mark.parametrize("skipped", [*((name,) for name in PASSES), tuple(PASSES)], ids=",".join)
-def test_a_pass_left_out_changes_no_bit(skipped):
-    weights = IntegerWeights.load(random_weights("gemma3", seed=2))
+@pytest.mark.parametrize("family", ["gemma3", "gpt_oss"])
+def test_a_pass_left_out_changes_no_bit(family, skipped):
+    weights = IntegerWeights.load(random_weights(family, seed=2))
     held_to_reference(session(weights, DEMO, [Shape(1, 1), Shape(1, 9)], skip=skipped), weights, Shape(1, 9))
 
 
-@pytest.mark.parametrize("family", ["tinyshakes", "llama31", "gemma3"])
+@pytest.mark.parametrize("family", ["tinyshakes", "llama31", "gemma3", "qwen3_moe", "gpt_oss"])
 @pytest.mark.parametrize(("shape", "n_tiles"), [(Shape(1, 1), 1), (Shape(2, 3), 1), (Shape(1, 2), 2)], ids=str)
 def test_programs_are_legal_for_all_parameters(family, shape, n_tiles):
     decoder = open_weights("tinyshakes").decoder if family == "tinyshakes" else random_weights(family, seed=1).decoder

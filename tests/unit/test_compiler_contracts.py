@@ -95,7 +95,6 @@ def test_the_timeline_keeps_every_queue_in_order_and_nothing_beats_its_port(deco
 
 
 REFUSALS = [
-    ("mixtral", {}, UnsupportedError, "mixture of experts is not compiled"),
     ("llama", {"format": "nvfp4"}, UnsupportedError, "weights in nvfp4 are not compiled; known: int8_block32"),
     ("llama", {"skip": ("fuze",)}, InputError, "no pass 'fuze'; did you mean 'fuse'"),
     ("llama", {"context_tokens": 10**6}, InputError, "a context of 1000000 tokens; the model has 1 to 128"),

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fabless.compiler.partition import BLOCK, PAGE_KEYS, ceil, up
+from fabless.compiler.place import sink_slot
 
 if TYPE_CHECKING:
     from fabless.compiler.step import Step
@@ -162,8 +163,7 @@ def _head(step: Step, h: int) -> None:
     """Emit both passes of one KV head for the queries of one segment."""
     e, s, v, shape, tile = step.e, step.layout.share, step.places.v, step.shape, step.layout.tile
     queries = s.group * shape.tokens
-    for name, fill in (("m", "lowest"), ("l", "zero")):
-        e("mask", len=queries, a=v["x"], dst=v[name], fill=fill)
+    _begin(step, h)
     for first in (True, False):
         e.set("ptr", of="ks", times=step.layout.spans)
         e.param("start", step.at("span_start"), plus="ks")
@@ -181,6 +181,9 @@ def _head(step: Step, h: int) -> None:
             e.add("start", PAGE_KEYS)
             if step.places.keep_scores:
                 e.add("keep", PAGE_KEYS)
+    if step.layout.decoder.sinks:
+        e("vec", pre="sub", fn="exp2", len=queries, a=v["r"], b=v["m"], dst=v["r"])
+        e("vec", pre="add", len=queries, a=v["l"], b=v["r"], dst=v["l"])
     e.signal("mxu", "o_ready")
     e.wait("vpu", "o_ready")
     e("vec", pre="copy", fn="rcp", len=queries, a=v["l"], dst=v["r"])
@@ -194,6 +197,23 @@ def _head(step: Step, h: int) -> None:
     e.signal("vpu", "o_free")
     e.toggle("so", _mixed_slot(step))
     e.release("ptr", "start", "keep", "page")
+
+
+def _begin(step: Step, h: int) -> None:
+    """Set the sums to +0 and the maxima to LOWEST, or to the sinks, which are kept in V "r"."""
+    from fabless.compiler.step import feed, used
+
+    e, s, v = step.e, step.layout.share, step.places.v
+    queries = s.group * step.shape.tokens
+    e("mask", len=queries, a=v["x"], dst=v["l"], fill="zero")
+    if not step.layout.decoder.sinks:
+        e("mask", len=queries, a=v["x"], dst=v["m"], fill="lowest")
+        return
+    feed(step, f"sinks{step.shape.tokens}")
+    at = h * sink_slot(step.layout.tile, s, step.shape)
+    e("vec", pre="mul", len=queries, a=v["norm"] + at, a_reg=e.x("ns"), dst=v["r"], **step.constant("log2e"))
+    used(step)
+    e("vec", pre="copy", len=queries, a=v["r"], dst=v["m"])
 
 
 def _mixed_slot(step: Step) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from fabless.compiler import launch
@@ -112,7 +112,9 @@ def _program(layout: Layout, shape: Shape, skipped: frozenset[str]) -> Program:
         )
     suffix = f" tile {layout.share.index}" * (layout.share.n_tiles > 1)
     name = f"{layout.decoder.name} {shape}{suffix}"
-    return Program.of(e.items, replace(layout.tile), buffers=layout.buffers, parameters=declared, labels=e.labels, name=name)
+    routing = layout.decoder.routing
+    read_high = routing.n_experts - 1 if routing else 0
+    return Program.of(e.items, layout.tile, buffers=layout.buffers, parameters=declared, labels=e.labels, name=name, read_high=read_high)
 
 
 __all__ = ["PASSES", "Compiled", "Shape", "UnsupportedError", "compile"]

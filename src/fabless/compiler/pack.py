@@ -104,15 +104,28 @@ def _heads(first: int, n: int, real: int, d_head: int, width: int) -> Indices:
 
 
 def _layer(layout: Layout, weights: IntegerWeights, image: Bytes, i: int) -> None:
-    m, prefix = layout.matrices, f"layers.{i}."
     at = layout.addresses["layers"] + i * layout.layer_bytes
     sources = _sources(layout)
-    for name, (offset, length) in layout.vectors.items():
-        _put(image, at + offset, _vector(weights.vectors, prefix, name, length, sources))
-    at += layout.layer_bytes - sum(m[n].bytes for n in ("qkv", "o", "gate_up", "down"))
-    for name, (parts, rows, blocks) in sources.items():
-        _matrix(m[name], [weights.matrices[prefix + p] for p in parts], rows, blocks, out=image[at : at + m[name].bytes], format=layout.format)
-        at += m[name].bytes
+    _block(layout, weights, image[at:], f"layers.{i}.", vectors=layout.vectors, matrices={n: sources[n] for n in layout.layer_matrices})
+    routing = layout.decoder.routing
+    for e in range(routing.n_experts if routing else 0):
+        first = at + layout.experts_at + e * layout.expert_bytes
+        own = {n: sources[n] for n in ("gate_up", "down")}
+        _block(layout, weights, image[first:], f"layers.{i}.experts.{e}.", vectors=layout.expert_vectors, matrices=own)
+
+
+def _block(
+    layout: Layout, weights: IntegerWeights, image: Bytes, prefix: str, *, vectors: Mapping[str, tuple[int, int]], matrices: Mapping[str, Any]
+) -> None:
+    """Write vectors, then matrices, of a layer or an expert from the start of `image`."""
+    at = 0
+    for name, (offset, length) in vectors.items():
+        _put(image, offset, _vector(layout, weights.vectors, prefix, name, length))
+        at = offset + 4 * (-(-length // 8) * 8)
+    for name, (parts, rows, blocks) in matrices.items():
+        m = layout.matrices[name]
+        _matrix(m, [weights.matrices[prefix + p] for p in parts], rows, blocks, out=image[at : at + m.bytes], format=layout.format)
+        at += m.bytes
 
 
 def _sources(layout: Layout) -> dict[str, tuple[tuple[str, ...], Indices, Indices | None]]:
@@ -127,15 +140,16 @@ def _sources(layout: Layout) -> dict[str, tuple[tuple[str, ...], Indices, Indice
     model = np.where(model < d.d_model, model, -1)
     half = m["gate_up"].outputs // 2
     hidden = s.index * s.hidden + np.arange(m["gate_up"].n_tiles * half)
-    hidden = np.where((hidden < (s.index + 1) * s.hidden) & (hidden < d.d_ff), hidden, -1).reshape(-1, 1, half)
-    gate_up = np.concatenate([hidden, np.where(hidden < 0, -1, hidden + d.d_ff)], axis=1).reshape(-1)
+    gates: Any = np.where((hidden < (s.index + 1) * s.hidden) & (hidden < d.d_ff), hidden, -1).reshape(-1, 1, half)
+    gate_up = np.concatenate([gates, np.where(gates < 0, -1, gates + d.d_ff)], axis=1).reshape(-1)
     mixed = _real(np.arange(m["o"].blocks), ceil(n_q, BLOCK))
+    router: dict[str, Any] = {"router": (("router",), _pad(np.arange(d.routing.n_experts), _outputs(m["router"])), None)} if d.routing else {}
     own = m["down"].blocks // s.n_tiles
     tile, block = np.divmod(np.arange(m["down"].blocks), own)
     down = np.where(block < s.hidden // BLOCK, _real(tile * (s.hidden // BLOCK) + block, ceil(d.d_ff, BLOCK)), -1)
     return {
         "qkv": (("q", "k", "v"), _pad(qkv, _outputs(m["qkv"])), None), "o": (("o",), model, mixed),
-        "gate_up": (("gate", "up"), gate_up, None), "down": (("down",), model, down),
+        "gate_up": (("gate", "up"), gate_up, None), "down": (("down",), model, down), **router,
     }  # fmt: skip
 
 
@@ -143,15 +157,22 @@ def _real(blocks: Indices, n: int) -> Indices:
     return np.where(blocks < n, blocks, -1)
 
 
-def _vector(vectors: Mapping[str, Any], prefix: str, name: str, length: int, sources: Mapping[str, Any]) -> np.ndarray:
+def _vector(layout: Layout, vectors: Mapping[str, Any], prefix: str, name: str, length: int) -> np.ndarray:
     out = np.zeros(length, np.float32)
     if name.endswith("_bias"):
-        parts, rows, _ = sources[name.removesuffix("_bias")]
+        parts, rows, _ = _sources(layout)[name.removesuffix("_bias")]
         stacked = np.concatenate([vectors[f"{prefix}{p}_bias"] for p in parts])
         out[: len(rows)] = np.where(rows < 0, np.float32(0), stacked[rows])
-        return out
-    value = vectors[prefix + name]
-    out[: len(value)] = value
+    elif name.startswith("sinks"):
+        s, tokens = layout.share, int(name.removeprefix("sinks"))
+        sinks = np.zeros(s.n_kv_heads * s.group, np.float32)
+        held = vectors[f"{prefix}sinks"][s.first_kv_head * s.group :][: len(sinks)]
+        sinks[: len(held)] = held
+        repeated = np.repeat(sinks.reshape(s.n_kv_heads, s.group), tokens, axis=1)  # [K, G * T]
+        out.reshape(s.n_kv_heads, -1)[:, : repeated.shape[1]] = repeated
+    else:
+        value = vectors[prefix + name]
+        out[: len(value)] = value
     return out
 
 

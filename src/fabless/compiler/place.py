@@ -87,12 +87,35 @@ class Layout:
     slots: int
     matrices: dict[str, Matrix] = field(repr=False)
     vectors: dict[str, tuple[int, int]] = field(repr=False)  # name -> (bytes behind the layer's start, elements)
-    layer_bytes: int = 0
+    expert_vectors: dict[str, tuple[int, int]] = field(default_factory=dict, repr=False)
+    vector_bytes: int = 0
+    expert_vector_bytes: int = 0
     addresses: dict[str, int] = field(default_factory=dict, repr=False)
     buffers: tuple[Buffer, ...] = field(default=(), repr=False)
     kinds: tuple[tuple[int, Rope], ...] = ()
     kind_of_layer: tuple[int, ...] = ()
     pages: Pages = field(default=None)  # type: ignore[assignment]
+
+    @property
+    def layer_matrices(self) -> tuple[str, ...]:
+        """Return the matrices that a layer has once, in the order of use."""
+        return ("qkv", "o", "router") if self.decoder.routing else ("qkv", "o", "gate_up", "down")
+
+    @property
+    def experts_at(self) -> int:
+        """Return the bytes of a layer before its experts: all of it where there are none."""
+        return self.vector_bytes + sum(self.matrices[m].bytes for m in self.layer_matrices)
+
+    @property
+    def expert_bytes(self) -> int:
+        """Return the bytes of one expert: its vectors, then its matrices."""
+        return self.expert_vector_bytes + self.matrices["gate_up"].bytes + self.matrices["down"].bytes
+
+    @property
+    def layer_bytes(self) -> int:
+        """Return the bytes of one layer."""
+        routing = self.decoder.routing
+        return self.experts_at + (routing.n_experts * self.expert_bytes if routing else 0)
 
     @property
     def spans(self) -> int:
@@ -128,27 +151,26 @@ def lay_out(
     decoder: Decoder, tile: Tile, shapes: tuple[Shape, ...], *, index: int, n_tiles: int, context_tokens: int, n_pages: int, format: str, slots: int
 ) -> Layout:
     """Choose tiles and addresses; raises `InfeasibleError` when a buffer or the memory is too small, `UnsupportedError` by name."""
-    _supported(decoder, tile, format)
+    _supported(format)
     s = share(decoder, tile, index, n_tiles)
     slot_words = (tile.weight_words - s.value // tile.rows) // slots
     kinds = tuple(dict.fromkeys(zip(decoder.windows, decoder.ropes, strict=True)))
+    of_layer = tuple(kinds.index(k) for k in zip(decoder.windows, decoder.ropes, strict=True))
     matrices = _matrices(decoder, tile, s, shapes=shapes, slot=slot_words, formats=STORED[format])
-    vectors, vector_bytes = _vectors(decoder, s, matrices)
-    layer = vector_bytes + sum(matrices[m].bytes for m in ("qkv", "o", "gate_up", "down"))
+    mlp = {"gate_up_bias": matrices["gate_up"].n_tiles * matrices["gate_up"].outputs, "down_bias": s.model} if decoder.mlp_bias else {}
+    vectors, vector_bytes = _vectors(_lengths(decoder, tile, s, matrices, shapes) | ({} if decoder.routing else mlp))
+    expert_vectors, expert_vector_bytes = _vectors(mlp if decoder.routing else {})
     layout = Layout(
-        decoder, tile, s, format, context_tokens, n_pages, shapes, slot_words, slots, matrices, vectors, layer,
-        kinds=kinds, kind_of_layer=tuple(kinds.index(k) for k in zip(decoder.windows, decoder.ropes, strict=True)), pages=Pages.of(s),
+        decoder, tile, s, format, context_tokens, n_pages, shapes, slot_words, slots, matrices, vectors,
+        expert_vectors, vector_bytes, expert_vector_bytes, kinds=kinds, kind_of_layer=of_layer, pages=Pages.of(s),
     )  # fmt: skip
     _place(layout)
     return layout
 
 
-def _supported(decoder: Decoder, tile: Tile, format: str) -> None:
+def _supported(format: str) -> None:
     if format not in STORED:
         raise UnsupportedError(f"weights in {format} are not compiled; known: {', '.join(STORED)}")
-    for feature, present in (("mixture of experts", decoder.routing is not None), ("attention sinks", decoder.sinks)):
-        if present:
-            raise UnsupportedError(f"{decoder.name} ({decoder.family}): {feature} is not compiled; run it with the integer reference")
 
 
 def _matrices(decoder: Decoder, tile: Tile, s: Share, *, shapes: tuple[Shape, ...], slot: int, formats: tuple[str, str]) -> dict[str, Matrix]:
@@ -175,6 +197,8 @@ def _matrices(decoder: Decoder, tile: Tile, s: Share, *, shapes: tuple[Shape, ..
     out["gate_up"] = chosen("gate_up", ceil(2 * s.hidden, rows), d_blocks, grain=2 * granule)
     hidden = out["gate_up"].n_tiles * out["gate_up"].outputs // 2
     out["down"] = chosen("down", s.model // rows, s.n_tiles * hidden // BLOCK, exact=True)
+    if decoder.routing:
+        out["router"] = chosen("router", up(ceil(decoder.routing.n_experts, rows), granule), d_blocks, exact=True)
     out["head"] = chosen("head", ceil(s.vocabulary, rows), d_blocks, limit=head_column)
     return out
 
@@ -184,7 +208,8 @@ def attention_accumulators(tile: Tile, s: Share, shape: Shape) -> int:
     return 2 * s.group * shape.tokens * (PAGE_KEYS + s.value) // tile.rows
 
 
-def _vectors(decoder: Decoder, s: Share, matrices: dict[str, Matrix]) -> tuple[dict[str, tuple[int, int]], int]:
+def _lengths(decoder: Decoder, tile: Tile, s: Share, matrices: dict[str, Matrix], shapes: tuple[Shape, ...]) -> dict[str, int]:
+    """Return the elements of each vector of a layer but those of the MLP's biases."""
     lengths = {"attention_norm": s.width, "mlp_norm": s.width}
     if decoder.post_norms:
         lengths |= {"attention_post_norm": s.width, "mlp_post_norm": s.width}
@@ -194,8 +219,19 @@ def _vectors(decoder: Decoder, s: Share, matrices: dict[str, Matrix]) -> tuple[d
         lengths["qkv_bias"] = matrices["qkv"].n_tiles * matrices["qkv"].outputs
     if decoder.o_bias:
         lengths["o_bias"] = s.model
-    if decoder.mlp_bias:
-        lengths |= {"gate_up_bias": matrices["gate_up"].n_tiles * matrices["gate_up"].outputs, "down_bias": s.model}
+    if decoder.sinks:  # one a query, for every number of tokens that a launch has
+        lengths |= {f"sinks{shape.tokens}": s.n_kv_heads * sink_slot(tile, s, shape) for shape in shapes}
+    if decoder.routing and decoder.mlp_bias:
+        lengths["router_bias"] = matrices["router"].n_tiles * matrices["router"].outputs
+    return lengths
+
+
+def sink_slot(tile: Tile, s: Share, shape: Shape) -> int:
+    """Return the elements that the sinks of one KV head's queries take."""
+    return up(s.group * shape.tokens, tile.vector_align)
+
+
+def _vectors(lengths: dict[str, int]) -> tuple[dict[str, tuple[int, int]], int]:
     at, out = 0, {}
     for name, length in lengths.items():
         out[name] = (at, length)
@@ -258,7 +294,9 @@ def scratch(layout: Layout, shape: Shape, *, keep_scores: bool) -> Scratch:
     c_space = Space("accumulators", tile.accumulator_words, max(1, tile.vector_align // tile.rows))
     m = layout.matrices
     projection = max(
-        shape.rows * m["qkv"].n * m["qkv"].n_tiles, *(2 * shape.rows * m[n].n for n in ("o", "gate_up", "down")), 2 * shape.segments * m["head"].n
+        *(shape.rows * m[n].n * m[n].n_tiles for n in ("qkv", "router") if n in m),
+        *(2 * shape.rows * m[n].n for n in ("o", "gate_up", "down")),
+        2 * shape.segments * m["head"].n,
     )
     rows = s.group * shape.tokens
     c = {n: c_space.take(n, size) for n, size in (
@@ -285,7 +323,7 @@ def _vector_places(layout: Layout, shape: Shape, score_columns: int) -> dict[str
             "p": queries * PAGE_KEYS, "scores": queries * score_columns if kept else 0, "mixed": rows * s.n_heads * s.head,
             "dense": rows * up(s.n_heads * d.d_head, tile.vector_align) if s.head != d.d_head else 0,
         },
-        {"hidden": rows * m["gate_up"].outputs // 2, "gates": rows * m["gate_up"].outputs if d.mlp_bias else 0},
+        _mlp_places(layout, rows),
         {"logits": 2 * shape.segments * m["head"].outputs},
     ]  # fmt: skip
     space = Space("vector buffer", min(tile.vector_elements, _REACH), tile.vector_align)
@@ -297,9 +335,22 @@ def _vector_places(layout: Layout, shape: Shape, score_columns: int) -> dict[str
     return out if kept else out | {"scores": out["p"]}
 
 
+def _mlp_places(layout: Layout, rows: int) -> dict[str, int]:
+    d, m = layout.decoder, layout.matrices
+    each = 1 if d.routing else rows  # experts take one row at a time
+    sizes = {"hidden": each * m["gate_up"].outputs // 2, "gates": each * m["gate_up"].outputs if d.mlp_bias else 0}
+    if not d.routing:
+        return sizes
+    routed = dict.fromkeys(("picked", "values", "gate", "divisor"), d.routing.n_routed)
+    router = m["router"].n_tiles * m["router"].outputs
+    return sizes | routed | {"router": rows * router, "left": router, "part": m["down"].outputs, "routed": layout.share.width}
+
+
 def norm_slot(layout: Layout) -> int:
     """Return the elements of one slot of the ring that layer vectors are loaded into."""
-    return up(max((length for _, length in layout.vectors.values()), default=0), layout.tile.vector_align)
+    pieces = {"gate_up_bias": layout.matrices["gate_up"].outputs, "down_bias": layout.matrices["down"].outputs}  # loaded column by column
+    lengths = [pieces.get(name, length) for name, (_, length) in (layout.vectors | layout.expert_vectors).items()]
+    return up(max(lengths, default=0), layout.tile.vector_align)
 
 
 def _activation_places(layout: Layout, shape: Shape) -> dict[str, int]:

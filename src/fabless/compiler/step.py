@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fabless.compiler.attention import attention
+from fabless.compiler.mlp import dense, experts
 from fabless.compiler.partition import BLOCK, ceil, up
 from fabless.compiler.place import Layout, Scratch, norm_slot
 
@@ -34,7 +35,8 @@ if TYPE_CHECKING:
     from fabless.program.program import Parameter
 
 #: Binary32 constants that the vector unit takes as scalars, in the order in which they lie in memory and in V.
-CONSTANTS = ("inverse_width", "epsilon", "query_scale", "minus_log2e", "one", "gelu_cubic", "gelu_linear", "inverse_head", "embedding_scale")
+CONSTANTS = ("inverse_width", "epsilon", "query_scale", "minus_log2e", "one", "gelu_cubic", "gelu_linear", "inverse_head", "embedding_scale",
+             "log2e", "limit", "minus_limit", "alpha")  # fmt: skip
 _CREDITS = (
     ("mxu", "w_free", 0), ("vpu", "c_free", 2), ("vpu", "s_free", 2), ("vpu", "o_free", 2), ("vpu", "norm_free", 2), ("vpu", "vs_free", 2),
     ("vpu", "token_free", 2), ("store", "kv_free", 1), ("store", "out_free", 2), ("mxu", "aw_free", 2),
@@ -51,7 +53,7 @@ def constant_values(layout: Layout) -> np.ndarray:
     linear = 2 * math.sqrt(2 / math.pi)
     values = (
         1 / d.d_model, d.norm_epsilon, np.float64(d.attention_scale) * math.log2(math.e), -math.log2(math.e), 1.0, linear * 0.044715, linear,
-        1 / d.d_head, d.embedding_scale,
+        1 / d.d_head, d.embedding_scale, math.log2(math.e), d.swiglu_limit, -d.swiglu_limit, d.swiglu_alpha,
     )  # fmt: skip
     out = np.zeros(BLOCK, np.float32)
     out[: len(values)] = np.array(values, np.float64).astype(np.float32)
@@ -199,7 +201,7 @@ def _padded(elements: int) -> int:
 def feed(step: Step, name: str, *, length: int = 0, register: str = "layer", offset: int | None = None) -> None:
     """Load a vector of the layer (or of `register` + `offset`) into the ring `norm`; `used` frees it."""
     e = step.e
-    at, elements = step.layout.vectors.get(name, (0, 0))
+    at, elements = (step.layout.vectors | step.layout.expert_vectors).get(name, (0, 0))
     e.wait("load", "norm_free")
     e("load", target="v", format="fp32", count=length or elements, dst=step.places.v["norm"], dst_reg=e.x("ns"),
       address=at if offset is None else offset, address_reg=e.x(register) if register else 0)  # fmt: skip
@@ -252,13 +254,15 @@ def quantised(step: Step, target: str, operands: dict[str, int | str], *, rows: 
 
 
 def project(
-    step: Step, name: str, source: str, rows: int, *, whole: bool = False, counter: str | None = None, ready: str = "a_ready",
+    step: Step, name: str, source: str, rows: int, *, whole: bool = False, counter: str | None = None, ready: str | None = "a_ready",
+    offset: str | None = None,
     epilogue: Callable[[dict[str, int | str], int], None] | None = None,
 ) -> None:  # fmt: skip
-    """Stream a matrix past `rows` of A `source`. `whole`: all columns stay in C, else `epilogue(operand of one column, outputs)` takes each."""
+    """Stream a matrix past `rows` of A `source` (+ register `offset`), once semaphore `ready` is given. `whole`: all columns stay in C, else `epilogue(operand of one column, outputs)` takes each."""
     e, m, c0 = step.e, step.layout.matrices[name], step.places.c["projection"]
     c_stride = m.n * m.n_tiles if whole else m.n
-    e.wait("mxu", ready)
+    if ready is not None:
+        e.wait("mxu", ready)
     if whole:
         e.set("cq")
     with e.loop(m.n_tiles, counter):
@@ -269,7 +273,7 @@ def project(
             piece(step, m.elements, m.scales, k * m.n, m.element_bytes(part))
             e.add("wp", m.part_bytes(part))
             e.wait("mxu", "w_ready")
-            e("gemm", m=rows, n=m.n, k=k, w_reg=e.x("w"), a=step.places.a[source] + k0, a_stride=m.blocks, c=c0,
+            e("gemm", m=rows, n=m.n, k=k, w_reg=e.x("w"), a=step.places.a[source] + k0, a_reg=e.x(offset) if offset else 0, a_stride=m.blocks, c=c0,
               c_reg=e.x("cq" if whole else "ct"), c_stride=c_stride, clear=int(part == 0))  # fmt: skip
             taken(step)
             k0 += k
@@ -313,24 +317,16 @@ def taken(step: Step) -> None:
 def _layer(step: Step) -> None:
     e, layout, v = step.e, step.layout, step.places.v
     d, rows = layout.decoder, step.shape.rows
-    e.set("wp", layout.layer_bytes - sum(layout.matrices[m].bytes for m in ("qkv", "o", "gate_up", "down")), of="layer", times=1)
+    e.set("wp", layout.vector_bytes, of="layer", times=1)
     _normed(step, "attention_norm", v["x"], rows)
     project(step, "qkv", "normed", rows, whole=True)
     attention(step)
-    _residual(step, "o", "mixed", bias="o_bias" if d.o_bias else "", post_norm="attention_post_norm" if d.post_norms else "")
+    residual(step, "o", "mixed", bias="o_bias" if d.o_bias else "", post_norm="attention_post_norm" if d.post_norms else "")
     _normed(step, "mlp_norm", v["x"], rows)
-    e.set("ho")
-    project(step, "gate_up", "normed", rows, epilogue=lambda c, n: _gated(step, c, n))
-    e.release("ho")
-    ready = "a_ready"
-    if layout.share.n_tiles == 1:
-        e.signal("vpu", "a_ready")
-    else:
-        ready = gather_activations(step, "hidden", layout.matrices["down"].blocks)
-    _residual(step, "down", "hidden", bias="down_bias" if d.mlp_bias else "", post_norm="mlp_post_norm" if d.post_norms else "", ready=ready)
+    (experts if d.routing else dense)(step)
 
 
-def _residual(step: Step, name: str, source: str, *, bias: str, post_norm: str, ready: str | None = None) -> None:
+def residual(step: Step, name: str, source: str, *, bias: str, post_norm: str, ready: str | None = None) -> None:
     """Multiply and add to x: directly, or after a norm of the whole product."""
     e, layout, v = step.e, step.layout, step.places.v
     rows, width, s = step.shape.rows, layout.share.width, layout.share
@@ -369,47 +365,10 @@ def _residual(step: Step, name: str, source: str, *, bias: str, post_norm: str, 
         e("vec", pre="add", b_kind="vector", b=v["x"], b_stride=width // BLOCK, **operand, **(y | {"dst": v["x"]}))
 
 
-def _gated(step: Step, c: dict[str, int | str], n: int) -> None:
-    """Activate one column: the first half of its outputs are gates, the second what they gate; the product goes to A "hidden" in int8."""
-    e, layout, d = step.e, step.layout, step.layout.decoder
-    rows, half = step.shape.rows, n // 2
-    t = step.places.v["hidden"]
-    if d.mlp_bias:
-        e.set("t1", layout.vectors["gate_up_bias"][0], of="ho", times=4 * n // (half // BLOCK), plus="layer")
-        feed(step, "gate_up_bias", length=n, register="t1", offset=0)
-        e("vec", pre="add", rows=rows, len=n, dst=step.places.v["gates"], dst_stride=n // BLOCK, **c, **fed(step))
-        used(step)
-        c = {"a": step.places.v["gates"], "a_stride": n // BLOCK}
-    gate: dict[str, int | str] = c | {"rows": rows, "len": half}
-    up: dict[str, int | str] = c | {"a": int(c.get("a", 0)) + half}
-    own: dict[str, int | str] = {"rows": rows, "len": half, "a": t, "a_stride": half // BLOCK}
-    to: dict[str, int | str] = {"dst": t, "dst_stride": half // BLOCK}
-    times_t: dict[str, int | str] = {"b_kind": "vector", "b": t, "b_stride": half // BLOCK}
-    if d.activation == "gelu_tanh":
-        e("vec", pre="mul", b_kind="self", **gate, **to)
-        e("vec", pre="mul", **own, **to, **step.constant("gelu_cubic"))
-        e("vec", pre="add", **own, **to, **step.constant("gelu_linear"))
-        e("vec", pre="mul", **gate, **to, **times_t)
-        e("vec", pre="mul", fn="exp2", **own, **to, **step.constant("minus_log2e"))
-    else:
-        e("vec", pre="mul", fn="exp2", **gate, **to, **step.constant("minus_log2e"))
-    e("vec", pre="add", fn="rcp", **own, **to, **step.constant("one"))
-    e("vec", pre="mul", **gate, **to, **times_t)
-    down, s = layout.matrices["down"], layout.share
-    share_words = down.blocks // s.n_tiles
-    if step.fused:
-        e("quant", pre="mul", rows=rows, len=half, dst=step.places.a["hidden"] + s.index * share_words, dst_reg=e.x("ho"), dst_stride=down.blocks,
-          **up, **times_t)  # fmt: skip
-    else:
-        e("vec", pre="mul", rows=rows, len=half, **up, **to, **times_t)
-        e("quant", dst=step.places.a["hidden"] + s.index * share_words, dst_reg=e.x("ho"), dst_stride=down.blocks, **own)
-    e.add("ho", half // BLOCK)
-
-
-def gather_activations(step: Step, name: str, blocks: int) -> str:
+def gather_activations(step: Step, name: str, blocks: int, *, rows: int | None = None) -> str:
     """Pass every tile's share of quantised rows round the ring; returns the semaphore that the mesh waits for."""
     s = step.layout.share
-    _ring(step, "a", step.places.a[name], blocks, blocks // s.n_tiles)
+    _ring(step, "a", step.places.a[name], (blocks, blocks // s.n_tiles), step.shape.rows if rows is None else rows)
     step.e.signal("net", "net_a")
     return "net_a"
 
@@ -417,17 +376,17 @@ def gather_activations(step: Step, name: str, blocks: int) -> str:
 def gather_vectors(step: Step, start: int) -> None:
     """Pass every tile's share of the residual stream round the ring."""
     s = step.layout.share
-    _ring(step, "v", start, s.width, s.model)
+    _ring(step, "v", start, (s.width, s.model), step.shape.rows)
     step.e.signal("net", "net_v")
     step.e.wait("vpu", "net_v")
 
 
-def _ring(step: Step, space: str, start: int, row: int, count: int) -> None:
-    e, s = step.e, step.layout.share
+def _ring(step: Step, space: str, start: int, sizes: tuple[int, int], rows: int) -> None:
+    e, s, (row, count) = step.e, step.layout.share, sizes
     e.signal("vpu", "net_go")
     e.wait("net", "net_go")
     e.set("t0", start)
-    with e.loop(step.shape.rows):
+    with e.loop(rows):
         for hop in range(s.n_tiles - 1):
             sent, received = (s.index - hop) % s.n_tiles, (s.index - hop - 1) % s.n_tiles
             e("send", space=space, src=sent * count, src_reg=e.x("t0"), count=count)
