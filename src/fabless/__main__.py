@@ -1,0 +1,5 @@
+"""`python -m fabless` is the `fabless` command."""
+
+from fabless.cli import main
+
+main()
