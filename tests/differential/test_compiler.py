@@ -75,6 +75,16 @@ def test_every_tile_and_shape_equals_the_integer_reference(tinyshakes, tile, sha
     held_to_reference(session(tinyshakes, tile, [Shape(1, 1), shape]), tinyshakes, shape)
 
 
+@pytest.mark.parametrize("family", ["tinyshakes", "gemma3"])
+def test_layer_by_layer_equals_the_integer_reference(tinyshakes, family):
+    """Cut the model off behind every layer: final norm and head read out the residual stream there."""
+    weights = tinyshakes if family == "tinyshakes" else IntegerWeights.load(random_weights(family, seed=4))
+    d = weights.decoder
+    for n in range(1, d.n_layers + 1):
+        cut = replace(d, n_layers=n, windows=d.windows[:n], ropes=d.ropes[:n])
+        held_to_reference(session(replace(weights, decoder=cut), DEMO, [Shape(1, 1), Shape(1, 9)]), replace(weights, decoder=cut), Shape(1, 9))
+
+
 @pytest.mark.parametrize("n_tiles", [2, 4])
 @pytest.mark.parametrize("family", ["tinyshakes", "gemma3", "llama31", "gpt_oss"])
 def test_rings_equal_the_integer_reference(tinyshakes, family, n_tiles):

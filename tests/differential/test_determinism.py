@@ -12,7 +12,6 @@ from fabless.compiler.driver import compile as compile_model
 from fabless.compiler.launch import Segment
 from fabless.compiler.pack import pack
 from fabless.fleet.session import Session
-from fabless.model.float_reference import FloatReference
 from fabless.model.integer_reference import IntegerReference, IntegerWeights
 from fabless.model.weights import open_weights
 from fabless.program.tile import DEMO, TINY, Tile
@@ -112,16 +111,3 @@ def test_greedy_tokens_are_the_references_own(weights, ids):
         want.append(int(logits.argmax()))
         logits = reference.forward(want[-1:], cache)[-1]
     assert written == want
-
-
-def test_the_chip_stays_near_float(ids, truth):
-    """The arithmetic costs what the study measured: on this text the chip's choice of character is float32's almost everywhere.
-
-    Two arg-maxes can only differ where float's margin is below twice the greatest error of a logit: that is checked, position by position.
-    """
-    exact = FloatReference.load(open_weights("tinyshakes")).forward(ids)
-    error = np.abs(exact - truth).max(-1)
-    top = np.sort(exact, -1)
-    differs = exact.argmax(-1) != truth.argmax(-1)
-    assert (top[:, -1] - top[:, -2])[differs].tolist() == [m for m, e in zip((top[:, -1] - top[:, -2])[differs], error[differs], strict=True) if m <= 2 * e]
-    assert differs.mean() < 0.1

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Json = Annotated[bool, Parameter(name="--json", negative="")]
 _EMBEDDED = "tinyshakes"
+_FORMAT = "int8_block32"
 _EMBEDDED_PROMPT = "ROMEO:\n"
 
 
@@ -34,6 +35,7 @@ def run(
     chip: str = "demo",
     tiles: int = 1,
     context: int | None = None,
+    weights: str = _FORMAT,
     temperature: float = 0.0,
     top_p: float = 1.0,
     seed: int = 0,
@@ -51,6 +53,7 @@ def run(
         chip: a chip.toml as 'fabless design' writes it, or demo.
         tiles: tiles of the chip that share the model.
         context: tokens of prompt and text together at most; the model's, up to 2048, when not given.
+        weights: number format of the weights: int8_block32, int4_block32, mxint8 or mxfp4.
         temperature: 0 chooses the likeliest token; above, tokens are drawn.
         top_p: draw from the likeliest tokens that hold this share of the probability.
         seed: of the draws.
@@ -63,14 +66,15 @@ def run(
 
     began = time.monotonic()
     sampling = Sampling(temperature, top_p, seed)
-    weights = open_weights(model)
+    opened = open_weights(model)
     description, tile = tile_of(chip, tiles)
-    tokenizer = open_tokenizer(weights)
+    tokenizer = open_tokenizer(opened)
     given = prompt if prompt is not None else _EMBEDDED_PROMPT if model == _EMBEDDED else None
     if given is None:
         raise InputError(f"{model}: no prompt; give one with -p 'Why is the sky blue?'")
     ids = prompt_ids(tokenizer, given, raw=raw)
-    session = open_session(weights, tile, n_tiles=tiles, context_tokens=context, prompt_tokens=len(ids), say=None if json else _note)
+    say_while = None if json else _note
+    session = open_session(opened, tile, n_tiles=tiles, context_tokens=context, prompt_tokens=len(ids), format=weights, say=say_while)
     stream, out, text, first_s = tokenizer.stream(), [], [], 0.0
     _clear()
     for token in session.generate(ids, max_tokens, sampling, end_ids=tokenizer.end_ids):
@@ -163,6 +167,7 @@ def compile(
     context: int | None = None,
     sequences: int = 1,
     tokens: int = 1,
+    weights: str = _FORMAT,
     skip: Annotated[list[str] | None, Parameter(negative="")] = None,
     out: Path | None = None,
     explain: bool = False,
@@ -178,6 +183,7 @@ def compile(
         context: longest sequence in tokens; the model's, up to 2048, when not given.
         sequences: sequences a launch computes.
         tokens: new tokens of each sequence a launch computes.
+        weights: number format of the weights: int8_block32, int4_block32, mxint8 or mxfp4.
         skip: passes to leave out; results keep their bits.
         out: write tile 0's program: assembly for .s, else words.
         explain: show tiles, bytes and cycles per layer, and the passes.
@@ -198,7 +204,7 @@ def compile(
     began = time.monotonic()
     shape, bound = Shape(sequences, tokens), context or min(decoder.context_tokens, 2048)
     n_pages = sequences * ceil(bound, PAGE_KEYS)
-    compiled = compiled_of(decoder, tile, [shape], context_tokens=bound, n_pages=n_pages, n_tiles=tiles, skip=skip or ())
+    compiled = compiled_of(decoder, tile, [shape], context_tokens=bound, n_pages=n_pages, n_tiles=tiles, format=weights, skip=skip or ())
     took_s = time.monotonic() - began
     program, layout = compiled.program(shape), compiled.layouts[0]
     if check:

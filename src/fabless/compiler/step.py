@@ -258,7 +258,10 @@ def project(
     offset: str | None = None,
     epilogue: Callable[[dict[str, int | str], int], None] | None = None,
 ) -> None:  # fmt: skip
-    """Stream a matrix past `rows` of A `source` (+ register `offset`), once semaphore `ready` is given. `whole`: all columns stay in C, else `epilogue(operand of one column, outputs)` takes each."""
+    """Stream a matrix past `rows` of A `source` (+ register `offset`), once semaphore `ready` is given.
+
+    `whole`: all columns stay in C; else `epilogue(operand of one column, outputs)` takes each.
+    """
     e, m, c0 = step.e, step.layout.matrices[name], step.places.c["projection"]
     c_stride = m.n * m.n_tiles if whole else m.n
     if ready is not None:
