@@ -15,7 +15,8 @@ def nibble(code: Value, *, is_e2m1: Value) -> Value:
     """Return the int8 of a 4-bit code: two's complement, or e2m1 as twice its value."""
     low = code[0:3]
     magnitude = Mux(low < 4, low, Mux(low == 4, 4, Mux(low == 5, 6, Mux(low == 6, 8, 12))))
-    return Mux(is_e2m1, Mux(code[3], -magnitude, magnitude), code.as_signed())[0:8]
+    sign = code[3]
+    return Cat(Mux(is_e2m1, Mux(sign, -magnitude, magnitude)[0:4], code), (sign & (~is_e2m1 | (low != 0))).replicate(4))
 
 
 def bf16_flushed(code: Value) -> Value:

@@ -1,0 +1,202 @@
+"""The compiled loop of the cycle simulator: one pass over the issued instructions in program order (numba)."""
+
+# mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
+# ruff: noqa: ANN001, ANN201, PLR0912, PLR0915  numba kernels: types are inferred; one branch an instruction
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+from fabless.program.isa import BY_MNEMONIC, LATENCY, LOOP_DEPTH, N_REGISTERS, N_SEMAPHORES, SEMAPHORE_MAX, Queue
+from fabless.program.timing import READ_QUEUE_BEATS
+from fabless.sim.machine_words import column, native, wrap
+
+HALT, LOOP, END, MADD, PARAM, READ, SYNC, LOAD, STORE = (
+    BY_MNEMONIC[n].code for n in ("halt", "loop", "end", "madd", "param", "read", "sync", "load", "store")
+)
+CTRL, N_QUEUES = int(Queue.CTRL), len(Queue)
+LATENCY_MADD, LATENCY_PARAM, LATENCY_READ = LATENCY["MADD"], LATENCY["PARAM"], LATENCY["READ"]
+LOAD_FILL, STORE_FILL = LATENCY["LOAD_FILL"], LATENCY["STORE_FILL"]
+LOOP_COUNT, LOOP_COUNT_REG, LOOP_LENGTH = (column("loop", n) for n in ("count", "count_reg", "length"))
+MADD_X, MADD_P, MADD_MUL, MADD_Q, MADD_IMM = (column("madd", n) for n in ("x", "p", "mul", "q", "imm"))
+PARAM_X, PARAM_AT, PARAM_AT_REG = (column("param", n) for n in ("x", "at", "at_reg"))
+SYNC_WAIT, SYNC_SIGNAL = column("sync", "wait"), column("sync", "signal")
+ADDRESS, ADDRESS_REG, STRIDE, ROWS = (column("load", n) for n in ("address", "address_reg", "stride", "rows"))
+#: Columns of the table that `sim.cycles` makes for each instruction: queue, cycles of the unit, and of a transfer the bytes of a row and of a step.
+S_QUEUE, S_CYCLES, S_ROW_BYTES, S_CHUNK = range(4)
+#: Why a queue's unit did not work: columns of the account, by queue.
+BUSY, SEMAPHORE, MEMORY, FULL = range(4)
+BAD_PC, BAD_LOOP, BAD_PARAMETER, BAD_WAIT, TOO_MANY = range(-1, -6, -1)
+
+
+@native
+def ready_from(t, model):
+    """Return the first cycle from t on in which memory takes a beat."""
+    beats, cycles, period, busy = model[1], model[2], model[3], model[4]
+    if beats == cycles and period == 0:
+        return t
+    while True:
+        if period != 0 and t % period < busy:
+            t += busy - t % period
+        if (t + 1) * beats // cycles != t * beats // cycles:
+            return t
+        t += 1
+
+
+@native
+def load_end(start, address, stride, rows, row_bytes, chunk, width, model, popped):
+    """Return when a `load` that starts at `start` frees its unit. `popped`: a ring of READ_QUEUE_BEATS cycles in which beats left the queue."""
+    latency = model[0]
+    emissions, per_beat = (row_bytes + chunk - 1) // chunk, width // chunk
+    asked, taken_all, step = start, 0, start
+    for row in range(rows):
+        first = address + row * stride
+        offset = first % width
+        beats = (offset + row_bytes + width - 1) // width
+        bubbles = 1 if offset != 0 and beats != 1 else 0
+        taken = 0
+        for n in range(emissions + bubbles):
+            emitted = n - bubbles
+            step += 1
+            if emitted < 0 or (emitted % per_beat == 0 and taken != beats):
+                at = asked + 1
+                if taken_all >= READ_QUEUE_BEATS:
+                    at = max(at, popped[taken_all % READ_QUEUE_BEATS] + 1)
+                asked = ready_from(at, model)
+                step = max(step, asked + latency + 1)
+                popped[taken_all % READ_QUEUE_BEATS] = step
+                taken += 1
+                taken_all += 1
+    return step + LOAD_FILL - 2
+
+
+@native
+def store_end(start, address, stride, rows, row_bytes, chunk, width, model):
+    """Return when a `store` that starts at `start` frees its unit: a beat that memory does not take holds up everything behind it."""
+    emissions, per_beat = (row_bytes + chunk - 1) // chunk, width // chunk
+    step = start
+    for row in range(rows):
+        first = address + row * stride
+        offset = first % width
+        beats = (offset + row_bytes + width - 1) // width
+        bubbles = 1 if offset != 0 and beats != 1 else 0
+        written = 0
+        for n in range(emissions + bubbles):
+            step += 1
+            if (n + 1 >= emissions or (n + 1) % per_beat == 0) and written != beats:
+                at = step + STORE_FILL - 1
+                step += ready_from(at, model) - at
+                written += 1
+    return step + STORE_FILL
+
+
+@njit(cache=True, error_model="numpy")  # type: ignore[call-overload]  # not in numba's stubs
+def simulate(table, static, parameters, reads, depth, width, model, limit, account, pcs, starts, ends):
+    """Return (cycles, instructions) or (error, pc). Fills `account [queue, cause]` and, as far as they reach, `pcs`, `starts`, `ends`.
+
+    Dependencies of an instruction stand before it in program order (every signal before its wait), so that one pass knows every time it needs.
+    """
+    registers = np.zeros(N_REGISTERS, np.int64)
+    loop_first, loop_left = np.zeros(LOOP_DEPTH, np.int64), np.zeros(LOOP_DEPTH, np.int64)
+    free, pushed = np.zeros(N_QUEUES, np.int64), np.zeros(N_QUEUES, np.int64)
+    left_at = np.zeros((N_QUEUES, depth), np.int64)
+    ring = SEMAPHORE_MAX + 1
+    given, taken = np.zeros((N_SEMAPHORES, ring), np.int64), np.zeros((N_SEMAPHORES, ring), np.int64)
+    n_given, n_taken = np.zeros(N_SEMAPHORES, np.int64), np.zeros(N_SEMAPHORES, np.int64)
+    popped = np.zeros(READ_QUEUE_BEATS, np.int64)
+    nesting, pc, t, n, n_reads = 0, 0, 0, 0, 0
+    while True:
+        if pc < 0 or pc >= len(table):
+            return BAD_PC, pc
+        if n >= limit:
+            return TOO_MANY, pc
+        word = table[pc]
+        op, queue = word[0], static[pc, S_QUEUE]
+        following = pc + 1
+        start, end = t, t + 1
+        if op == HALT:
+            for q in range(N_QUEUES):
+                end = max(end, free[q] + 1)
+            if n < len(pcs):
+                pcs[n], starts[n], ends[n] = pc, start, end
+            account[CTRL, BUSY] += 1
+            return end, n + 1
+        if op == LOOP:
+            count = wrap(word[LOOP_COUNT] + registers[word[LOOP_COUNT_REG]])
+            if count > 0:
+                if nesting == LOOP_DEPTH:
+                    return BAD_LOOP, pc
+                loop_first[nesting], loop_left[nesting] = pc + 1, count
+                nesting += 1
+            else:
+                following = pc + word[LOOP_LENGTH] + 2
+        elif op == END:
+            if nesting == 0:
+                return BAD_LOOP, pc
+            loop_left[nesting - 1] -= 1
+            if loop_left[nesting - 1] != 0:
+                following = loop_first[nesting - 1]
+            else:
+                nesting -= 1
+        elif op == MADD:
+            if word[MADD_P] != 0:
+                end = t + LATENCY_MADD
+            if word[MADD_X] != 0:
+                registers[word[MADD_X]] = wrap(registers[word[MADD_P]] * word[MADD_MUL] + registers[word[MADD_Q]] + word[MADD_IMM])
+        elif op == PARAM:
+            end = t + LATENCY_PARAM
+            at = wrap(word[PARAM_AT] + registers[word[PARAM_AT_REG]])
+            if at < 0 or at >= len(parameters):
+                return BAD_PARAMETER, pc
+            if word[PARAM_X] != 0:
+                registers[word[PARAM_X]] = parameters[at]
+        elif op == READ:
+            end = t + LATENCY_READ
+            if word[PARAM_X] != 0:
+                registers[word[PARAM_X]] = reads[n_reads] if n_reads < len(reads) else 0
+            n_reads += 1
+        else:
+            if queue != CTRL:
+                push = t
+                if pushed[queue] >= depth:
+                    push = max(push, left_at[queue, pushed[queue] % depth] + 1)
+                account[CTRL, FULL] += push - t
+                t = push
+                start = max(push + 1, free[queue])
+            if op == SYNC:
+                at = start
+                for s in range(N_SEMAPHORES):
+                    if word[SYNC_WAIT] >> s & 1:
+                        if n_taken[s] >= n_given[s]:
+                            return BAD_WAIT, pc
+                        at = max(at, given[s, n_taken[s] % ring] + 1)
+                    if word[SYNC_SIGNAL] >> s & 1 and n_given[s] >= SEMAPHORE_MAX:
+                        at = max(at, taken[s, (n_given[s] - SEMAPHORE_MAX) % ring] + 1)
+                for s in range(N_SEMAPHORES):
+                    if word[SYNC_WAIT] >> s & 1:
+                        taken[s, n_taken[s] % ring] = at
+                        n_taken[s] += 1
+                    if word[SYNC_SIGNAL] >> s & 1:
+                        given[s, n_given[s] % ring] = at
+                        n_given[s] += 1
+                account[queue, SEMAPHORE] += at - start
+                start = at
+                end = at + 1
+            elif op in (LOAD, STORE):
+                address = wrap(word[ADDRESS] + registers[word[ADDRESS_REG]])
+                if op == LOAD:
+                    end = load_end(start, address, word[STRIDE], word[ROWS], static[pc, S_ROW_BYTES], static[pc, S_CHUNK], width, model, popped)
+                else:
+                    end = store_end(start, address, word[STRIDE], word[ROWS], static[pc, S_ROW_BYTES], static[pc, S_CHUNK], width, model)
+            else:
+                end = start + static[pc, S_CYCLES]
+            if queue != CTRL:
+                left_at[queue, pushed[queue] % depth] = start
+                pushed[queue] += 1
+                free[queue] = end
+        if n < len(pcs):
+            pcs[n], starts[n], ends[n] = pc, start, end
+        n += 1
+        account[queue, BUSY] += end - start
+        t = end if queue == CTRL else t + 1
+        pc = following
