@@ -155,3 +155,49 @@ def refute(proof: Proof, mutant: Mutant, directory: Path) -> None:
     """Show that the mutant's assertion, alone, fails in a trace from reset."""
     said = solve(smt2(proof, directory, mutant), "-t", str(proof.depth))
     assert "Assert failed in top" in said, said
+
+
+def begun():
+    """Return a module in which reset is never asserted: registers start at their initial values."""
+    from amaranth.hdl import Assume, Module, ResetSignal
+
+    m = Module()
+    m.d.comb += Assume(~ResetSignal())
+    return m
+
+
+def steady(m, signal) -> None:
+    """Assume that an input keeps the value that it has in the first cycle: one value, chosen freely."""
+    from amaranth.hdl import Assume, Signal
+
+    before, known = Signal.like(signal, name="before"), Signal(name="known")
+    m.d.sync += [before.eq(signal), known.eq(1)]
+    m.d.comb += Assume(~known | (signal == before))
+
+
+def earlier(m, value, cycles: int = 1):
+    """Return a value as it was so many cycles ago, 0 before the first."""
+    from amaranth.hdl import Signal, Value
+
+    value = Value.cast(value)
+    for _ in range(cycles):
+        register = Signal(value.shape(), name="earlier")
+        m.d.sync += register.eq(value)
+        value = register
+    return value
+
+
+#: A memory that holds anything: what is read is free, and held until the next read.
+FREE_RAM = """module fl_ram_1w1r #(parameter WIDTH = 8, DEPTH = 2, GRAIN = 8, BITS = 1) (input clk, input [WIDTH/GRAIN-1:0] we0, input [BITS-1:0] wa0,
+  input [WIDTH-1:0] wd0, input re0, input [BITS-1:0] ra0, output reg [WIDTH-1:0] rd0);
+  (* anyseq *) wire [WIDTH-1:0] any;
+  always @(posedge clk) if (re0) rd0 <= any;
+endmodule
+"""
+
+
+def stub(block) -> str:
+    """Return a module with the ports of a block and free outputs."""
+    ports = ["input clk", "input rst", *(f"input [{len(s) - 1}:0] {n}" for n, s in block.inputs.items())]
+    ports += [f"output [{len(s) - 1}:0] {n}" for n, s in block.outputs.items()]
+    return f"module {block.module} ({', '.join(ports)});\nendmodule\n"

@@ -4,27 +4,13 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from amaranth.hdl import Array, Assume, Cat, Cover, Elaboratable, Module, Mux, ResetSignal, Signal
-from proof import Mutant, Proof, opened
+from amaranth.hdl import Array, Assume, Cat, Cover, Elaboratable, Module, Mux, Signal
+from proof import Mutant, Proof, begun, opened, steady
 
 from fabless.program.isa import BY_MNEMONIC, N_SEMAPHORES, WORD_BITS
 from fabless.program.isa import Queue as Q
 
 SYNC = BY_MNEMONIC["sync"].code
-
-
-def begun() -> Module:
-    """Return a module in which reset is never asserted: registers start at their initial values."""
-    m = Module()
-    m.d.comb += Assume(~ResetSignal())
-    return m
-
-
-def steady(m: Module, signal: Signal) -> None:
-    """Assume that an input keeps the value that it has in the first cycle: one value, chosen freely."""
-    before, known = Signal.like(signal, name="before"), Signal(name="known")
-    m.d.sync += [before.eq(signal), known.eq(1)]
-    m.d.comb += Assume(~known | (signal == before))
 
 
 def queue(depth: int):

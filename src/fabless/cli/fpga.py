@@ -1,0 +1,66 @@
+"""The command that puts a block of a chip on an FPGA."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from fabless.cli.say import say, say_json, say_pairs
+from fabless.core.units import si
+
+Json = Annotated[bool, Parameter(name="--json", negative="")]
+
+
+def fpga(
+    chip: str = "tiny",
+    *,
+    block: Literal["row", "mxu", "tile"] = "mxu",
+    out: Path | None = None,
+    target_mhz: float = 50.0,
+    seed: int = 1,
+    json: Json = False,
+) -> None:
+    """Place and route a block of a chip for a Lattice ECP5-85 (LFE5U-85F, CABGA381) and write its bit file; minutes of work.
+
+    The block stands behind a scan chain of seven pins, through which a host runs it cycle by cycle.
+
+    Args:
+        chip: a chip.toml whose matrix unit is dot-product rows, or 'tiny', the core of four rows.
+        block: row: one row; mxu: the matrix unit; tile: all of it.
+        out: the bit file; <chip>-<block>.bit when not given.
+        target_mhz: the frequency that placement aims at; what is reached is reported.
+        seed: of the placement.
+        json: print JSON instead of text.
+    """
+    from fabless.core.errors import InputError
+    from fabless.program.tile import TINY, Tile
+    from fabless.rtl.fpga import check_tools, place
+
+    check_tools()
+    if target_mhz <= 0:
+        raise InputError(f"--target-mhz must be above 0, not {target_mhz:g}")
+    if chip == "tiny":
+        name, tile = "tiny", TINY
+    else:
+        from fabless.chip.catalogue import load_chip
+
+        described = load_chip(chip)
+        name, tile = described.name, Tile.of(described)
+    placed = place(tile, block, target_hz=target_mhz * 1e6, seed=seed)
+    path = out or Path(f"{name}-{block}.bit")
+    path.write_bytes(placed.bitstream)
+    if json:
+        say_json({
+            "chip": name, "block": block, "part": placed.part, "package": placed.package, "used": placed.used, "available": placed.available,
+            "clock_hz": placed.clock_hz, "logic_s": placed.logic_s, "routing_s": placed.routing_s, "bitstream": str(path), "tools": placed.tools,
+        })  # fmt: skip
+        return
+    say(f"{block} of {name} on {placed.part}, {placed.package}, placed and routed")
+    say_pairs([
+        *((kind, f"{n:,} of {placed.available[kind]:,} ({n / placed.available[kind]:.0%})") for kind, n in placed.used.items()),
+        ("clock", f"{si(placed.clock_hz, 'Hz')} (slowest path: {si(placed.logic_s, 's')} of logic, {si(placed.routing_s, 's')} of wires)"),
+        ("bit file", f"{path} ({si(len(placed.bitstream), 'B')})"),
+        ("tools", ", ".join(f"{tool} {version}" for tool, version in placed.tools.items())),
+    ])  # fmt: skip

