@@ -43,6 +43,7 @@ for _path, _name, _group, _help in (
     ("fabless.cli.execute:trace", "trace", _TRUTH, "Look inside one launch of a program."),
     ("fabless.cli.execute:asm", "asm", _TRUTH, "Assemble a program and prove it legal."),
     ("fabless.cli.execute:disasm", "disasm", _TRUTH, "Print a program as assembly."),
+    ("fabless.cli.fpga:fpga", "fpga", _TRUTH, "Place a block of a chip on an FPGA."),
     ("fabless.cli.lookup:schema", "schema", _SETUP, "Print the JSON Schema of a study file."),
 ):
     app.command(_path, name=_name, group=_group, help=_help)
