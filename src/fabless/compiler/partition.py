@@ -74,14 +74,21 @@ class Share:
         return self.index * self.n_kv_heads
 
 
+def _whole_blocks(decoder: Decoder, n_tiles: int) -> bool:
+    """Tell whether a tile's share of the attention output is whole blocks, so that gathered shares are the blocks that one tile would have."""
+    heads = ceil(decoder.n_kv_heads, n_tiles) * (decoder.n_heads // decoder.n_kv_heads)
+    return n_tiles == 1 or heads * decoder.d_head % BLOCK == 0
+
+
 def share(decoder: Decoder, tile: Tile, index: int, n_tiles: int) -> Share:
     """Return the share of tile `index` of `n_tiles`; raises `UnsupportedError` where blocks of 32 would straddle tiles."""
     align, unit = tile.vector_align, max(tile.vector_align, tile.rows)
     group = decoder.n_heads // decoder.n_kv_heads
     kv = ceil(decoder.n_kv_heads, n_tiles)
-    if n_tiles > 1 and kv * group * decoder.d_head % BLOCK:
+    if not _whole_blocks(decoder, n_tiles):
+        fits = next(n for n in range(n_tiles - 1, 0, -1) if _whole_blocks(decoder, n))
         raise UnsupportedError(
-            f"{decoder.name}: {kv * group} heads of {decoder.d_head} a tile do not fill blocks of {BLOCK}; use {max(1, n_tiles // 2)} tiles"
+            f"{decoder.name}: {kv * group} heads of {decoder.d_head} a tile do not fill blocks of {BLOCK}; use {fits} tile{'s' * (fits > 1)}"
         )
     model = up(ceil(decoder.d_model, n_tiles), unit)
     return Share(

@@ -137,7 +137,9 @@ class Layout:
         """Return where token rows are read: "head" (its matrix), "int8" (a table of their own), or "fp32" (dequantised, for vectors wider than a block)."""
         if self.tile.vector_align > BLOCK:
             return "fp32"
-        shared = self.decoder.tied_embeddings and self.share.n_tiles == 1 and self.matrices["head"].elements == "int8"
+        head = self.matrices["head"]
+        aligned = all(k % BLOCK == 0 for k in head.parts[:-1])  # each part's scales are loaded behind those of the last
+        shared = self.decoder.tied_embeddings and self.share.n_tiles == 1 and head.elements == "int8" and aligned
         return "head" if shared else "int8"
 
     @property
@@ -182,9 +184,10 @@ def _matrices(decoder: Decoder, tile: Tile, s: Share, *, shapes: tuple[Shape, ..
     most = max(shape.rows for shape in shapes)
     qkv_words = up(ceil((s.n_heads + s.n_kv_heads) * s.head + s.n_kv_heads * s.value, rows), granule)
     if qkv_words * most > rest:
+        fits = f"compile for {rest // qkv_words}" if rest >= qkv_words else "compile for fewer"
         raise InfeasibleError(
-            f"{decoder.name}: q, k and v of {most} rows need {qkv_words * most:,} accumulator words, {max(0, rest):,} are left; "
-            f"compile for {max(0, rest) // qkv_words} rows at a time, or give the tile more accumulators"
+            f"{decoder.name}: q, k and v of {most} rows need {qkv_words * most:,} accumulator words, {max(0, rest):,} are left beside the scores; "
+            f"{fits if most > 1 else 'use more tiles for fewer heads'} {'rows at a time' if most > 1 else 'each'}, or give the tile more accumulators"
         )
 
     def chosen(name: str, words: int, blocks: int, *, limit: int = column, grain: int = granule, exact: bool = False) -> Matrix:
