@@ -104,7 +104,7 @@ REFUSALS = [
     ("llama", {"tile": replace(DEMO, activation_words=8)}, InfeasibleError, "activation buffer: '.*' needs .* the tile has 8"),
     ("llama", {"tile": replace(DEMO, instruction_words=64)}, InfeasibleError, "instructions, program memory holds 64"),
     ("llama", {"tile": replace(DEMO, parameter_words=8)}, InfeasibleError, "parameter words .* the tile has 8"),
-    ("llama", {"tile": replace(DEMO, weight_words=3)}, InfeasibleError, "no piece of 2 words fits"),
+    ("llama", {"tile": replace(DEMO, weight_words=17)}, InfeasibleError, "takes 8 weight words, .* has 7; .* at least 18 words"),
 ]
 
 

@@ -156,6 +156,12 @@ def lay_out(
     _supported(format)
     s = share(decoder, tile, index, n_tiles)
     slot_words = (tile.weight_words - s.value // tile.rows) // slots
+    page_words = max(s.head_blocks * PAGE_KEYS // tile.rows, PAGE_KEYS // BLOCK * s.value // tile.rows)
+    if page_words > slot_words:
+        raise InfeasibleError(
+            f"{decoder.name}: a page of one head's keys or values takes {page_words:,} weight words, a place of the weight buffer has "
+            f"{max(0, slot_words):,}; give the tile a weight buffer of at least {slots * page_words + s.value // tile.rows:,} words"
+        )
     kinds = tuple(dict.fromkeys(zip(decoder.windows, decoder.ropes, strict=True)))
     of_layer = tuple(kinds.index(k) for k in zip(decoder.windows, decoder.ropes, strict=True))
     matrices = _matrices(decoder, tile, s, shapes=shapes, slot=slot_words, formats=STORED[format])
