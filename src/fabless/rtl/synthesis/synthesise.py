@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 _PORT_LOADS = 2
 #: Share of the clock period that ABC is given for gates: the rest is clock to output and setup.
 _GATES_RATIO = 0.8
-TIMEOUT_S = 1800.0
+#: Seconds for one recipe: blocks of up to some ten thousand gates take under half a minute.
+TIMEOUT_S = 900.0
 
 
 @dataclass(frozen=True, slots=True)
