@@ -158,3 +158,16 @@ def test_the_decoder_of_compiled_and_weights_must_agree(tinyshakes):
     compiled: Compiled = compile_model(random_weights("llama", seed=1).decoder, DEMO)
     with pytest.raises(InputError, match="weights of tinyshakes cannot be packed for a program of"):
         pack(compiled.layouts[0], tinyshakes)
+
+
+@pytest.mark.parametrize("family", ["tinyshakes", "qwen3_moe"])
+def test_addresses_beyond_their_field_go_through_a_register(tinyshakes, family, monkeypatch):
+    """Memories above 4 GiB, in small: the field's limit is lowered, and nearly every address is beyond it."""
+    from fabless.compiler import emitter
+
+    weights = tinyshakes if family == "tinyshakes" else IntegerWeights.load(random_weights(family, seed=5))
+    monkeypatch.setattr(emitter, "_ADDRESS_LIMIT", 100)
+    s = session(weights, DEMO, [Shape(1, 1), Shape(2, 3)])
+    assert all(i["address"] <= 100 for i in s.compiled.program() if i.mnemonic in {"load", "store"})
+    verify(s.compiled.program())
+    held_to_reference(s, weights, Shape(2, 3))

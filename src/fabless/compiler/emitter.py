@@ -6,12 +6,14 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from fabless.core.errors import InfeasibleError
-from fabless.program.isa import N_REGISTERS, N_SEMAPHORES, Instruction, instruction
+from fabless.program.isa import BY_MNEMONIC, N_REGISTERS, N_SEMAPHORES, Instruction, instruction
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from fabless.program.tile import Tile
+
+_ADDRESS_LIMIT = BY_MNEMONIC["load"].by_name["address"].high
 
 
 class Emitter:
@@ -27,7 +29,12 @@ class Emitter:
         self._free = list(range(N_REGISTERS - 1, 0, -1))
 
     def __call__(self, mnemonic: str, **operands: int | str) -> None:
-        """Append one instruction; operands as `isa.instruction` takes them."""
+        """Append one instruction; operands as `isa.instruction` takes them, but an address may need more bits than its field: a register has them."""
+        address = operands.get("address", 0)
+        if isinstance(address, int) and address > _ADDRESS_LIMIT:
+            register = int(operands.get("address_reg", 0))
+            self.items.append(instruction("madd", x=self.x("far"), p=register, mul=1, imm=address))
+            operands = operands | {"address": 0, "address_reg": self.x("far")}
         self.items.append(instruction(mnemonic, **operands))
 
     def label(self, name: str) -> None:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 _PAGE_ALIGN = 256
 _REACH = 1 << 16  # addresses of 16 bits
+_STAGE = 4
 
 
 class Space:
@@ -187,7 +188,9 @@ def _matrices(decoder: Decoder, tile: Tile, s: Share, *, shapes: tuple[Shape, ..
     rest = min(tile.accumulator_words - attention_accumulators(tile, s, shape) for shape in shapes)
     column = min((tile.accumulator_words - attention_accumulators(tile, s, shape)) // 2 // shape.rows for shape in shapes)
     head_column = min((tile.accumulator_words - attention_accumulators(tile, s, shape)) // 2 // shape.segments for shape in shapes)
-    most = max(shape.rows for shape in shapes)
+    most, segments = max(shape.rows for shape in shapes), max(shape.segments for shape in shapes)
+    stage = min(tile.vector_elements, _REACH) // _STAGE  # what a column may take of the vector buffer
+    column, head_column = min(column, 2 * stage // (most * rows)), min(head_column, stage // (2 * segments * rows))
     qkv_words = up(ceil((s.n_heads + s.n_kv_heads) * s.head + s.n_kv_heads * s.value, rows), granule)
     if qkv_words * most > rest:
         fits = f"compile for {rest // qkv_words}" if rest >= qkv_words else "compile for fewer"
