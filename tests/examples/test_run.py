@@ -25,7 +25,7 @@ def test_without_arguments_the_embedded_model_writes(capsys):
     text, cost = out.rstrip().rsplit("\n", 1)
     assert len(text.strip()) > 20
     assert cost.startswith("40 tokens on 1 tile of 'demo' (12nm, 1 GHz): ")
-    assert cost.endswith("(fidelity: schedule; bits exact)")
+    assert cost.endswith("(fidelity: cycle; bits exact)")
     assert "mesh" in cost
     assert "/Mtok" in cost
 
@@ -34,7 +34,7 @@ def test_json_holds_text_tokens_and_cost(capsys):
     out = json.loads(said(capsys, "run", "-p", "ROMEO:", "--max-tokens", "12", "--json"))
     assert len(out["tokens"]) == 12
     assert len(out["text"]) == 12  # characters
-    assert out["fidelity"] == "schedule"
+    assert out["fidelity"] == "cycle"
     assert out["cycles"] > 0
     assert out["energy_j"] > 0
     assert out["seconds"] == out["cycles"] / out["clock_hz"]

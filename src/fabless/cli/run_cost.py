@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
-from fabless.compiler.expect import FIDELITY, NOTHING, Expected, expect
+from fabless.compiler.expect import NOTHING, Expected, expect
 
 if TYPE_CHECKING:
     from fabless.chip.chip import Chip
     from fabless.fleet.session import Session
+    from fabless.program.tile import Tile
+    from fabless.sim.dram import MemoryModel
 
 _YEAR_S = 365.25 * 24 * 3600
 
@@ -29,18 +32,32 @@ class RunCost:
     energy_j: float
     decode_tokens_per_s: float
     usd_per_mtok: float
-    fidelity: str = FIDELITY
+    fidelity: str = "cycle"
+
+
+def memory_model(chip: Chip, tile: Tile) -> MemoryModel:
+    """Return how a chip's DRAM answers one tile: its latency, and the share of the port's beats that the tile's share of bandwidth fills."""
+    from fabless.sim.dram import MemoryModel
+
+    share = chip.dram.bandwidth_bytes_per_s / chip.clock_hz / chip.n_cores / tile.memory_bytes_per_cycle
+    rate = Fraction(min(1.0, share)).limit_denominator(1000) if chip.dram.standard != "none" else Fraction(1)
+    latency = min(4000, max(1, round(chip.dram.latency_s * chip.clock_hz)))
+    return MemoryModel(latency_cycles=latency, beats=max(1, rate.numerator), cycles=max(1, rate.denominator))
 
 
 def run_cost(session: Session, chip: Chip) -> RunCost:
     """Return the cost of everything that a session has run. All tiles of the ring work alike; the rest of the chip idles."""
     from fabless.cost.price import FleetDemand, chip_cost, inputs_for, price
     from fabless.silicon.harden import average_power_w, harden
+    from fabless.sim.cycles import time
     from fabless.sim.trace import Counters
 
     total, decode, tokens = NOTHING, NOTHING, 0
+    memory = memory_model(chip, session.compiled.tile)
     for launched, count in session.launches.items():
-        one = expect(session.compiled.program(launched.shape), session.examples[launched])
+        program, parameters = session.compiled.program(launched.shape), session.examples[launched]
+        timing = time(program, None, parameters, memory)
+        one = replace(expect(program, parameters), cycles=timing.cycles)
         for _ in range(count):
             total = total + one
         if launched.shape.rows == 1 and launched.logits:
