@@ -5,6 +5,7 @@
 //   memory LATENCY BEATS CYCLES PERIOD BUSY
 //                     answers come LATENCY cycles after their request; BEATS beats in CYCLES cycles; refresh: BUSY of every PERIOD cycles
 //   trace FILE        from now on write (cycle, queues that started an instruction) as two 8-byte integers for each such cycle; "-" ends it
+//   sync              answers "ready" when all before it is done
 //   run LIMIT         start, wait until done; answers "done CYCLES" or "limit"
 //   quit
 //
@@ -146,7 +147,10 @@ int main(int argc, char** argv) {
         unsigned long long v[5];
         if (sscanf(line, "program %4095s", name) == 1) b.load(true, name);
         else if (sscanf(line, "parameters %4095s", name) == 1) b.load(false, name);
-        else if (sscanf(line, "memory %llu %llu %llu %llu %llu", v, v + 1, v + 2, v + 3, v + 4) == 5) {
+        else if (!strncmp(line, "sync", 4)) {
+            puts("ready");
+            fflush(stdout);
+        } else if (sscanf(line, "memory %llu %llu %llu %llu %llu", v, v + 1, v + 2, v + 3, v + 4) == 5) {
             b.model.latency = v[0], b.model.beats = v[1], b.model.cycles = v[2], b.model.period = v[3], b.model.busy = v[4];
         } else if (sscanf(line, "trace %4095s", name) == 1) {
             if (b.trace) fclose(b.trace);

@@ -63,8 +63,7 @@ class Simulation:
             [build(program.tile, optimise=optimise), self.path / "memory", f"+dump={self.path}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             text=True, bufsize=1,
         )  # fmt: skip
-        program.words.tofile(self.path / "program")
-        self._say(f"program {self.path / 'program'}")
+        self.load(program)
         self._say("memory " + " ".join(map(str, memory_model)))
         self.seconds = 0.0
 
@@ -85,6 +84,25 @@ class Simulation:
         self.process.stdin.write(line + "\n")
         self.process.stdin.flush()
 
+    def load(self, program: Program) -> None:
+        """Put another program of the same tile into program memory."""
+        if program.tile != self.program.tile:
+            raise UnsupportedError(f"program '{program.name}' was made for another tile; compile it for tile {self.program.tile.digest}")
+        check(program)
+        self.program = program
+        program.words.tofile(self.path / "program")
+        self._say(f"program {self.path / 'program'}")
+        self._say("sync")
+        self._answer("program")
+
+    def _answer(self, of: str) -> list[str]:
+        """Return the words of the next answer; a simulation that ended instead is an error that says so."""
+        assert self.process.stdout is not None
+        words = self.process.stdout.readline().split()
+        if not words:
+            raise FablessError(f"the simulation ended with code {self.process.wait()} at '{of}'; build it again")
+        return words
+
     def trace(self) -> None:
         """Keep from now on in which cycle each queue starts an instruction."""
         self._say(f"trace {self.path / 'trace'}")
@@ -94,10 +112,7 @@ class Simulation:
         np.ascontiguousarray(parameters, np.int32).tofile(self.path / "parameters")
         self._say(f"parameters {self.path / 'parameters'}")
         self._say(f"run {limit}")
-        assert self.process.stdout is not None
-        answer = self.process.stdout.readline().split()
-        if len(answer) != 3:
-            raise FablessError(f"the simulation ended with code {self.process.wait()} before an answer; build it again")
+        answer = self._answer("run")
         self.seconds += float(answer[2])
         if answer[0] != "done":
             raise FablessError(f"program '{self.program.name}' has not halted after {limit} cycles; raise the limit, or look for a semaphore nobody signals")
