@@ -33,6 +33,7 @@ for _path, _name, _group, _help in (
     ("fabless.cli.decide:compare", "compare", _ANSWER, "Compare a study's chip with those one can rent or buy."),
     ("fabless.cli.decide:estimate", "estimate", _ANSWER, "Time one decode step and one prefill on a chip."),
     ("fabless.cli.check:train", "train", _ANSWER, "Time one training step."),
+    ("fabless.cli.synthesis:synth", "synth", _TRUTH, "Say what the chip's blocks cost in a process: area, clock, energy."),
     ("fabless.cli.lookup:models", "models", _LOOK, "List the built-in models."),
     ("fabless.cli.lookup:chips", "chips", _LOOK, "List the chips of the catalogue."),
     ("fabless.cli.lookup:show", "show", _LOOK, "Show one model or chip in full, with sources."),
@@ -43,7 +44,10 @@ for _path, _name, _group, _help in (
     ("fabless.cli.execute:trace", "trace", _TRUTH, "Look inside one launch of a program."),
     ("fabless.cli.execute:asm", "asm", _TRUTH, "Assemble a program and prove it legal."),
     ("fabless.cli.execute:disasm", "disasm", _TRUTH, "Print a program as assembly."),
+    ("fabless.cli.hardware:rtl", "rtl", _TRUTH, "Emit a chip as Verilog, or let its RTL write text."),
+    ("fabless.cli.hardware:simulate", "simulate", _TRUTH, "Count the cycles of a launch exactly."),
     ("fabless.cli.fpga:fpga", "fpga", _TRUTH, "Place a block of a chip on an FPGA."),
+    ("fabless.cli.hardware:doctor", "doctor", _SETUP, "Say which tools are missing and how to install them."),
     ("fabless.cli.lookup:schema", "schema", _SETUP, "Print the JSON Schema of a study file."),
 ):
     app.command(_path, name=_name, group=_group, help=_help)
