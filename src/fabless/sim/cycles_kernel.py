@@ -45,16 +45,17 @@ def ready_from(t, model):
 
 @native
 def load_end(start, address, stride, rows, row_bytes, chunk, width, model, popped):
-    """Return when a `load` that starts at `start` frees its unit. `popped`: a ring of READ_QUEUE_BEATS cycles in which beats left the queue."""
+    """Return when a `load` that starts at `start` frees its unit, and its cycles on memory that is always ready. `popped`: a ring of READ_QUEUE_BEATS cycles in which beats left the queue."""
     latency = model[0]
     emissions, per_beat = (row_bytes + chunk - 1) // chunk, width // chunk
-    asked, taken_all, step = start, 0, start
+    asked, taken_all, step, steps = start, 0, start, 0
     for row in range(rows):
         first = address + row * stride
         offset = first % width
         beats = (offset + row_bytes + width - 1) // width
         bubbles = 1 if offset != 0 and beats != 1 else 0
         taken = 0
+        steps += emissions + bubbles
         for n in range(emissions + bubbles):
             emitted = n - bubbles
             step += 1
@@ -67,27 +68,28 @@ def load_end(start, address, stride, rows, row_bytes, chunk, width, model, poppe
                 popped[taken_all % READ_QUEUE_BEATS] = step
                 taken += 1
                 taken_all += 1
-    return step + LOAD_FILL - 2
+    return step + LOAD_FILL - 2, steps + LOAD_FILL
 
 
 @native
 def store_end(start, address, stride, rows, row_bytes, chunk, width, model):
-    """Return when a `store` that starts at `start` frees its unit: a beat that memory does not take holds up everything behind it."""
+    """Return when a `store` that starts at `start` frees its unit, and as `load_end`: a beat that memory does not take holds up what is behind it."""
     emissions, per_beat = (row_bytes + chunk - 1) // chunk, width // chunk
-    step = start
+    step, steps = start, 0
     for row in range(rows):
         first = address + row * stride
         offset = first % width
         beats = (offset + row_bytes + width - 1) // width
         bubbles = 1 if offset != 0 and beats != 1 else 0
         written = 0
+        steps += emissions + bubbles
         for n in range(emissions + bubbles):
             step += 1
             if (n + 1 >= emissions or (n + 1) % per_beat == 0) and written != beats:
                 at = step + STORE_FILL - 1
                 step += ready_from(at, model) - at
                 written += 1
-    return step + STORE_FILL
+    return step + STORE_FILL, steps + STORE_FILL
 
 
 @njit(cache=True, error_model="numpy")  # type: ignore[call-overload]  # not in numba's stubs
@@ -184,10 +186,13 @@ def simulate(table, static, parameters, reads, depth, width, model, limit, accou
                 end = at + 1
             elif op in (LOAD, STORE):
                 address = wrap(word[ADDRESS] + registers[word[ADDRESS_REG]])
+                row_bytes, chunk = static[pc, S_ROW_BYTES], static[pc, S_CHUNK]
                 if op == LOAD:
-                    end = load_end(start, address, word[STRIDE], word[ROWS], static[pc, S_ROW_BYTES], static[pc, S_CHUNK], width, model, popped)
+                    end, ideal = load_end(start, address, word[STRIDE], word[ROWS], row_bytes, chunk, width, model, popped)
                 else:
-                    end = store_end(start, address, word[STRIDE], word[ROWS], static[pc, S_ROW_BYTES], static[pc, S_CHUNK], width, model)
+                    end, ideal = store_end(start, address, word[STRIDE], word[ROWS], row_bytes, chunk, width, model)
+                account[queue, MEMORY] += end - start - ideal
+                account[queue, BUSY] -= end - start - ideal
             else:
                 end = start + static[pc, S_CYCLES]
             if queue != CTRL:

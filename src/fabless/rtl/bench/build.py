@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 from fabless.core.errors import FablessError, MissingToolError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from fabless.program.tile import Tile
 
 HARNESS = Path(__file__).with_name("harness.cpp")
@@ -82,7 +84,7 @@ def build(tile: Tile, *, optimise: str = QUICK) -> Path:
     return compile_verilog(tile_verilog(tile), HARNESS.read_text(), top="fl_tile", defines={"FL_WIDTH": tile.memory_bytes_per_cycle}, optimise=optimise)
 
 
-def compile_verilog(verilog: str, harness: str, *, top: str, defines: dict[str, int], optimise: str) -> Path:
+def compile_verilog(verilog: str, harness: str, *, top: str, defines: Mapping[str, int | str], optimise: str) -> Path:
     """Return the executable of a top module and a harness; kept by the digest of texts, flags and the simulator's version."""
     program = verilator()
     assert program is not None  # require_tools was called
