@@ -7,10 +7,10 @@ from fabless.number import arrays, functions
 
 pytest.importorskip("amaranth", reason="the RTL needs the extra 'rtl'")
 
-from fabless.rtl.bench.build import tools  # noqa: E402  after the check that the extra is there
-from fabless.rtl.bench.leaf import run_leaf  # noqa: E402
-from fabless.rtl.floating import FloatAdd, FloatMultiply  # noqa: E402
-from fabless.rtl.functions import EXP2, RCP, RSQRT, FunctionUnit  # noqa: E402
+from fabless.rtl.bench.build import tools
+from fabless.rtl.bench.leaf import run_leaf
+from fabless.rtl.floating import FloatAdd, FloatMultiply
+from fabless.rtl.functions import EXP2, RCP, RSQRT, FunctionUnit
 
 pytestmark = pytest.mark.skipif(
     not all(t.found for t in tools()), reason=f"not installed: {', '.join(t.name for t in tools() if not t.found)}; see 'fabless doctor'"

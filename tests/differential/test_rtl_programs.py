@@ -15,8 +15,8 @@ from fabless.sim.machine import interpret, launch
 
 pytest.importorskip("amaranth", reason="the RTL needs the extra 'rtl'")
 
-from fabless.rtl.bench.build import tools  # noqa: E402  after the check that the extra is there
-from fabless.rtl.bench.run import run_rtl  # noqa: E402
+from fabless.rtl.bench.build import tools
+from fabless.rtl.bench.run import run_rtl
 
 pytestmark = pytest.mark.skipif(
     not all(t.found for t in tools()), reason=f"not installed: {', '.join(t.name for t in tools() if not t.found)}; see 'fabless doctor'"
@@ -129,7 +129,7 @@ def test_what_cannot_run_is_refused_by_name():
         run_rtl(program, np.zeros(64, np.uint8), np.zeros(4, np.int32))
     with pytest.raises(UnsupportedError, match=r"was made for tile \w+, this one is \w+; compile it for this chip"):
         run_rtl(assemble("halt", tile=TINY), np.zeros(64, np.uint8), np.zeros(4, np.int32), DEMO)
-    with pytest.raises(UnsupportedError, match="64 vector lanes cannot be built in RTL.*use at most 32"):
+    with pytest.raises(UnsupportedError, match=r"64 vector lanes cannot be built in RTL.*use at most 32"):
         run_rtl(assemble("halt", tile=DIE), np.zeros(64, np.uint8), np.zeros(4, np.int32))
 
 

@@ -76,8 +76,10 @@ def diagram(tile: Tile, name: str) -> str:
         (20, 60, 150, 60, "sequencer", f"{tile.instruction_words} instructions"), (20, 140, 150, 50, "parameters", f"{tile.parameter_words} words"),
         (210, 60, 110, 320, "queues", f"5 x {tile.queue_depth} deep"), (360, 60, 150, 60, "load", f"{tile.memory_bytes_per_cycle} B a cycle"),
         (360, 140, 150, 60, "store", f"{tile.memory_bytes_per_cycle} B a cycle"), (360, 220, 150, 70, "matrix unit", f"{tile.rows} rows x 32 lanes"),
-        (360, 310, 150, 70, "vector unit", f"{tile.vector_lanes} lanes"), (560, 60, 170, 60, "weights", f"{tile.weight_words} x {tile.rows} x 32 B"),
-        (560, 140, 170, 60, "activations", f"{tile.activation_words} x 34 B"), (560, 220, 170, 70, "accumulators", f"{tile.accumulator_words} x {tile.rows} fp32"),
+        (360, 310, 150, 70, "vector unit", f"{tile.vector_lanes} lanes"),
+        (560, 60, 170, 60, "weights", f"{tile.weight_words} x {tile.rows} x 32 B"),
+        (560, 140, 170, 60, "activations", f"{tile.activation_words} x 34 B"),
+        (560, 220, 170, 70, "accumulators", f"{tile.accumulator_words} x {tile.rows} fp32"),
         (560, 310, 170, 70, "vectors", f"{tile.vector_elements} fp32"),
     ]  # fmt: skip
     lines = [(170, 90, 210, 90), (95, 120, 95, 140)]

@@ -7,7 +7,6 @@ import re
 from functools import cache
 from typing import TYPE_CHECKING
 
-
 if TYPE_CHECKING:
     from fabless.program.tile import Tile
     from fabless.rtl.block import Block

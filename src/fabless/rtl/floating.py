@@ -38,7 +38,7 @@ def normalised(m: Module, value: Value, name: str) -> tuple[Signal, Signal]:
         value = shifted
     count = Signal(levels, name=f"{name}_count")
     m.d.comb += count.eq(Cat(*reversed(counts)))
-    return value, count  # type: ignore[return-value]
+    return value, count
 
 
 def flushed(code: Value) -> Value:
@@ -70,6 +70,7 @@ class FloatAdd(Block):
         self.y = self.output("y", 32)
 
     def elaborate(self, platform: Any) -> Module:
+        """Build what the class describes."""
         m = Module()
         a, b = self.a, self.b
         swap, big, small = Signal(), Signal(32), Signal(32)
@@ -127,6 +128,7 @@ class FloatMultiply(Block):
         self.y = self.output("y", 32)
 
     def elaborate(self, platform: Any) -> Module:
+        """Build what the class describes."""
         m = Module()
         a, b = self.a, self.b
         product, exponent = state(48, "product"), Signal(range(-128, 512), name="exponent", reset_less=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from amaranth.hdl import C, Cat, Const, Module, Mux, Signal, Value, signed, unsigned
@@ -59,6 +60,7 @@ class FunctionUnit(Block):
         self.y = self.output("y", 32)
 
     def elaborate(self, platform: Any) -> Module:
+        """Build what the class describes."""
         m = Module()
         m.submodules.table = table = Memory(shape=unsigned(C0_BITS + C1_BITS + C2_BITS), depth=512, init=rom_words())
         port = table.read_port()
@@ -90,16 +92,16 @@ class FunctionUnit(Block):
         ]  # fmt: skip
         carried = Cat(special, value, base_value[0:10], is_exp2, sign & (self.fn == RCP))
         tags = [state(len(carried), f"tags{i}") for i in range(6)]
-        m.d.sync += [tags[0].eq(carried), *(b.eq(a) for a, b in zip(tags, tags[1:], strict=False))]
+        m.d.sync += [tags[0].eq(carried), *(b.eq(a) for a, b in pairwise(tags))]
 
         # Stage 2: the table.
         m.d.comb += port.addr.eq(row)
         offsets = [offset, *(state(EXP2_OFFSET_BITS, f"offset{i}") for i in range(1, 4))]
-        m.d.sync += [b.eq(a) for a, b in zip(offsets, offsets[1:], strict=False)]
+        m.d.sync += [b.eq(a) for a, b in pairwise(offsets)]
         c0, c1, c2 = port.data[0:C0_BITS], port.data[C0_BITS : C0_BITS + C1_BITS].as_signed(), port.data[C0_BITS + C1_BITS :]
         # Stages 3 to 6: y = c0 + ((c1 + (c2 * d >> D)) * d >> D).
         c0s = [state(C0_BITS, f"c0_{i}") for i in range(3)]
-        m.d.sync += [c0s[0].eq(c0), *(b.eq(a) for a, b in zip(c0s, c0s[1:], strict=False))]
+        m.d.sync += [c0s[0].eq(c0), *(b.eq(a) for a, b in pairwise(c0s))]
         square, slope1 = state(C2_BITS + EXP2_OFFSET_BITS, "square"), Signal(signed(C1_BITS), name="slope1", reset_less=True)
         m.d.sync += [square.eq(c2 * offsets[1]), slope1.eq(c1)]
         slope2 = Signal(signed(C1_BITS + 1), name="slope2", reset_less=True)

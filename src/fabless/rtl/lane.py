@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 from amaranth.hdl import Cat, Module, Mux, Signal, Value
@@ -45,6 +46,7 @@ class Lane(Block):
         self.result = self.output("result", 32)
 
     def elaborate(self, platform: Any) -> Module:
+        """Build what the class describes."""
         m = Module()
         x, y = self.x, self.y
         greater = order_key(x) >= order_key(y)
@@ -63,7 +65,7 @@ class Lane(Block):
         xs, ys = [state(32, f"x{i}") for i in range(3)], [state(32, f"y{i}") for i in range(3)]
         m.d.sync += [xs[0].eq(chosen), ys[0].eq(Cat(y[:31], y[31] ^ (self.pre == SUB)))]
         for regs in (xs, ys):
-            m.d.sync += [b.eq(a) for a, b in zip(regs, regs[1:], strict=False)]
+            m.d.sync += [b.eq(a) for a, b in pairwise(regs)]
         multiplier = self.shared.place(m, FloatMultiply, "multiplier", a=x, b=y)
         product, first = state(32, "product"), state(32, "first")
         m.d.sync += [product.eq(multiplier["y"]), first.eq(product)]

@@ -54,6 +54,7 @@ class Load(Elaboratable):
         self.vector_carry = Signal(lanes)
 
     def elaborate(self, platform: Any) -> Module:
+        """Build what the class describes."""
         m = Module()
         self._decode(m)
         busy, drain = Signal(), Signal(4)
@@ -129,7 +130,7 @@ class Load(Elaboratable):
 
     def _consume(self, m: Module, *, busy: Signal, finished: Signal, popped: Signal) -> None:
         """Take beats from the queue and write chunks, one step a cycle."""
-        tile, b = self.tile, self.tile.memory_bytes_per_cycle
+        b = self.tile.memory_bytes_per_cycle
         queue = Ram(width=8 * b, depth=READ_QUEUE_BEATS, name="answers")
         queue.place(m)
         level, write, read = Signal(range(READ_QUEUE_BEATS + 1)), Signal(index_bits(READ_QUEUE_BEATS)), Signal(index_bits(READ_QUEUE_BEATS))
@@ -273,7 +274,7 @@ class Load(Elaboratable):
 
     def _write_vector(self, m: Module, *, emit: Signal, chunk: Signal, is_first: Signal) -> None:
         """Decode up to `vector_lanes` elements and rotate them to their banks; rows follow each other without gaps, hence at any lane."""
-        tile, b, lanes = self.tile, self.tile.memory_bytes_per_cycle, self.tile.vector_lanes
+        b, lanes = self.tile.memory_bytes_per_cycle, self.tile.vector_lanes
         is_v = self.target == TARGETS.index("v")
         is_format = self._formats(m, "vector_is")
         elements = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from amaranth.hdl import Cat, Elaboratable, Module, Mux, Signal
@@ -36,6 +37,7 @@ class Mxu(Elaboratable):
         self.vector_read, self.vector_address, self.vector_data = Signal(), Signal(ADDRESS_BITS), Signal(32 * r)
 
     def elaborate(self, platform: Any) -> Module:
+        """Build what the class describes."""
         m = Module()
         step, first_k, w, a, c = self._steps(m)
         unit = self.unit
@@ -43,7 +45,7 @@ class Mxu(Elaboratable):
         steps = Signal(Row.WRITE_AT)
         m.d.sync += steps.eq(Cat(step, steps[:-1]))
         addresses = [state(len(c), f"c{i}") for i in range(Row.WRITE_AT)]
-        m.d.sync += [addresses[0].eq(c), *(y.eq(x) for x, y in zip(addresses, addresses[1:], strict=False))]
+        m.d.sync += [addresses[0].eq(c), *(y.eq(x) for x, y in pairwise(addresses))]
         clears = state(Row.READ_AT + 1, "clears")
         m.d.sync += clears.eq(Cat(self.clear & first_k, clears[:-1]))
         m.d.comb += [self.activation_read.eq(step), self.activation_address.eq(a)]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 from amaranth.hdl import C, Cat, Elaboratable, Module, Mux, Signal, Value, unsigned
 from amaranth.lib.memory import Memory
@@ -12,11 +13,13 @@ from fabless.number.functions import INDEX_BITS as ROM_INDEX_BITS
 from fabless.number.functions import rcp
 from fabless.number.quantise import C127_BITS
 from fabless.number.round import NAN_BITS
-from fabless.rtl.block import Shared
 from fabless.rtl.floating import FloatMultiply, state
 from fabless.rtl.lane import is_nan
 from fabless.rtl.load import log2
 from fabless.rtl.memory import Ram
+
+if TYPE_CHECKING:
+    from fabless.rtl.block import Shared
 
 QUEUE_GROUPS = 32
 #: Cycles from the last group of a block until its first group leaves the queue: greatest (2), times 1/127 (3), round up and table (1).
@@ -45,6 +48,7 @@ class Quantise(Elaboratable):
         self.write, self.block, self.scale = Signal(), Signal(8 * BLOCK), Signal(16)
 
     def elaborate(self, platform: Any) -> Module:
+        """Build what the class describes."""
         m = Module()
         scale, inverse = self._scale(m)
         groups, lanes = BLOCK // self.lanes, self.lanes
@@ -80,7 +84,7 @@ class Quantise(Elaboratable):
         with m.If(flags[3]):
             m.d.sync += gathered.eq(Cat(gathered[8 * lanes :], whole))
         scales = [state(16, f"scale{i}") for i in range(4)]
-        m.d.sync += [scales[0].eq(scale[16:]), *(b.eq(a) for a, b in zip(scales, scales[1:], strict=False))]
+        m.d.sync += [scales[0].eq(scale[16:]), *(b.eq(a) for a, b in pairwise(scales))]
         m.d.comb += [self.write.eq(ends[4]), self.block.eq(gathered), self.scale.eq(scales[3])]
         return m
 

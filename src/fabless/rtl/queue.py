@@ -29,6 +29,7 @@ class Queue(Elaboratable):
         self.allowed, self.fired = Signal(), Signal()
 
     def elaborate(self, platform: Any) -> Module:
+        """Build what the class describes."""
         m = Module()
         width = WORD_BITS + self.extra_bits
         slots = [Signal(width, name=f"slot{i}", reset_less=True) for i in range(self.depth)]
@@ -68,6 +69,7 @@ class Semaphores(Elaboratable):
         self.below, self.above = Signal(N_SEMAPHORES), Signal(N_SEMAPHORES)
 
     def elaborate(self, platform: Any) -> Module:
+        """Build what the class describes."""
         m = Module()
         planes = [Signal(N_SEMAPHORES, name=f"plane{i}") for i in range(4)]
         carry, borrow = self.give & ~self.take, self.take & ~self.give

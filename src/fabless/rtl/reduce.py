@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from amaranth.hdl import C, Cat, Elaboratable, Module, Mux, Signal, Value
 
 from fabless.number.dot import BLOCK
 from fabless.program.isa import REDUCE
-from fabless.rtl.block import Shared
 from fabless.rtl.convert import from_index
 from fabless.rtl.floating import FloatAdd, state
 from fabless.rtl.lane import INDEX_BITS, order_key
 from fabless.rtl.load import log2
+
+if TYPE_CHECKING:
+    from fabless.rtl.block import Shared
 
 ADD_CYCLES = FloatAdd.LATENCY + 1
 SUM, MAX, ARGMAX = (REDUCE.index(n) for n in ("sum", "max", "argmax"))
@@ -32,6 +34,7 @@ class Reduce(Elaboratable):
         self.done, self.code = Signal(), Signal(32)
 
     def elaborate(self, platform: Any) -> Module:
+        """Build what the class describes."""
         m = Module()
         sum_done, total = self._sum(m)
         max_done, greatest = self._max(m)
@@ -114,9 +117,9 @@ class Reduce(Elaboratable):
         return final[7], result
 
     def _max(self, m: Module) -> tuple[Value, Value]:
-        keys: list[tuple[Value, Value]] = []
-        for i in range(self.lanes):
-            keys.append((Mux(self.present[i], order_key(self.data[32 * i : 32 * i + 32]), 0), C(i, max(1, log2(self.lanes)))))
+        keys: list[tuple[Value, Value]] = [
+            (Mux(self.present[i], order_key(self.data[32 * i : 32 * i + 32]), 0), C(i, max(1, log2(self.lanes)))) for i in range(self.lanes)
+        ]
         level = 0
         while len(keys) > 1:
             keys = [self._greater(m, keys[2 * i], keys[2 * i + 1], f"max{level}_{i}") for i in range(len(keys) // 2)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 from amaranth.hdl import C, Cat, Module, Mux, Signal, Value, signed
@@ -45,6 +46,7 @@ class Row(Block):
         self.vector_data = self.output("vector_data", 32)
 
     def elaborate(self, platform: Any) -> Module:
+        """Build what the class describes."""
         m = Module()
         weights = Ram(width=8 * BLOCK, depth=self.shared.tile.weight_words, grain=4 * BLOCK, name="weights")
         scales = Ram(width=WEIGHT_SCALE_BITS, depth=self.shared.tile.weight_words, name="weight_scales")
@@ -122,7 +124,7 @@ class Row(Block):
         significands, all_flags = [state(19, f"significand{i}") for i in range(3)], [state(15, f"flags{i}") for i in range(3)]
         m.d.sync += [significands[0].eq(significand), all_flags[0].eq(flags)]
         for regs in (significands, all_flags):
-            m.d.sync += [b.eq(a) for a, b in zip(regs, regs[1:], strict=False)]
+            m.d.sync += [b.eq(a) for a, b in pairwise(regs)]
         return significands[2], all_flags[2]
 
     @staticmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from amaranth.hdl import Array, C, Cat, Elaboratable, Module, Mux, Signal, Value, signed
@@ -54,7 +55,7 @@ class Sequencer(Elaboratable):
         self.start, self.done, self.all_idle = Signal(), Signal(), Signal()
         self.push, self.full = Signal(len(Queue)), Signal(len(Queue))
         self.word = Signal(WORD_BITS)
-        self.extra = {q: Signal(extra_bits(q), name=f"extra_{q.name.lower()}") for q in Queue if q != Queue.CTRL}
+        self.extra: dict[Queue, Signal] = {q: Signal(extra_bits(q), name=f"extra_{q.name.lower()}") for q in Queue if q != Queue.CTRL}
         self.wait, self.signal, self.allowed, self.fired = Signal(N_SEMAPHORES), Signal(N_SEMAPHORES), Signal(), Signal()
         self.vector_read, self.vector_address, self.vector_data = Signal(), Signal(ADDRESS_BITS), Signal(32)
         self.host_program, self.host_parameter = Signal(), Signal()
@@ -62,6 +63,7 @@ class Sequencer(Elaboratable):
         self.retired = Signal()
 
     def elaborate(self, platform: Any) -> Module:
+        """Build what the class describes."""
         m = Module()
         program = Ram(width=WORD_BITS, depth=self.tile.instruction_words, name="program")
         parameters = Ram(width=32, depth=self.tile.parameter_words, name="parameters")
@@ -87,11 +89,10 @@ class Sequencer(Elaboratable):
         x_write, x_index, x_value = Signal(), Signal(5), Signal(signed(REGISTER_BITS))
         with m.If(self.start):
             m.d.sync += [x.eq(0) for x in self.registers[1:]]
-        with m.Elif(x_write):
-            with m.Switch(x_index):
-                for i in range(1, N_REGISTERS):
-                    with m.Case(i):
-                        m.d.sync += self.registers[i].eq(x_value)
+        with m.Elif(x_write), m.Switch(x_index):
+            for i in range(1, N_REGISTERS):
+                with m.Case(i):
+                    m.d.sync += self.registers[i].eq(x_value)
         self._operands(m)
 
         step = Signal(3)
@@ -150,7 +151,7 @@ class Sequencer(Elaboratable):
             with m.If(count > 0):
                 m.d.sync += [firsts[0].eq(pc + 1), trips[0].eq(count)]
                 for regs in (firsts, trips):
-                    m.d.sync += [b.eq(a) for a, b in zip(regs, regs[1:], strict=False)]
+                    m.d.sync += [b.eq(a) for a, b in pairwise(regs)]
             with m.Else():
                 m.d.comb += following.eq(pc + bits(word, "loop", "length") + 2)
         with m.If(is_a(word, "end")):
@@ -160,7 +161,7 @@ class Sequencer(Elaboratable):
                 m.d.comb += following.eq(firsts[0])
             with m.Else():
                 for regs in (firsts, trips):
-                    m.d.sync += [a.eq(b) for a, b in zip(regs, regs[1:], strict=False)]
+                    m.d.sync += [a.eq(b) for a, b in pairwise(regs)]
 
     def _madd(self, m: Module, *, step: Signal, advance: Signal, x_write: Signal, x_value: Signal) -> None:
         """Take one cycle without a multiplicand, else three: read, multiply, add."""

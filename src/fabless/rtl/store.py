@@ -38,6 +38,7 @@ class Store(Elaboratable):
         self.activation_data, self.activation_scale_data, self.vector_data = Signal(256), Signal(16), Signal(32 * lanes)
 
     def elaborate(self, platform: Any) -> Module:
+        """Build what the class describes."""
         m = Module()
         self._decode(m)
         busy, drain = Signal(), Signal(4)
@@ -83,7 +84,7 @@ class Store(Elaboratable):
                                 self.emissions.eq((row_bytes + (chunk - 1)) >> log2(chunk)), self.log_element.eq(log2(min(element, 8))),
                             ]  # fmt: skip
 
-    def _steps(self, m: Module, *, go_on: Signal) -> None:
+    def _steps(self, m: Module, *, go_on: Signal) -> None:  # noqa: PLR0915  one pipeline, its stages in order
         """Read chunks, gather them into B bytes of the row, move these to where the row starts in a beat, write."""
         tile, b = self.tile, self.tile.memory_bytes_per_cycle
         lanes, log_b, log_lanes = tile.vector_lanes, log2(b), log2(tile.vector_lanes)

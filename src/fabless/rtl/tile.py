@@ -8,7 +8,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal
 
 from fabless.core.errors import UnsupportedError
 from fabless.program.isa import N_SEMAPHORES, WORD_BITS
-from fabless.program.isa import Queue as Q
+from fabless.program.isa import Queue as Name
 from fabless.rtl.block import Block
 from fabless.rtl.load import Load, log2
 from fabless.rtl.memory import Ram
@@ -21,7 +21,7 @@ from fabless.rtl.vector import Vector
 if TYPE_CHECKING:
     from fabless.rtl.block import Shared
 
-UNITS = (Q.LOAD, Q.STORE, Q.MXU, Q.VPU, Q.NET)
+UNITS: tuple[Name, ...] = (Name.LOAD, Name.STORE, Name.MXU, Name.VPU, Name.NET)
 MAX_LANES = 32
 
 
@@ -55,13 +55,14 @@ class TileTop(Block):
         self.write_strobe = self.output("write_strobe", b)
 
     def elaborate(self, platform: Any) -> Module:
+        """Build what the class describes."""
         m = Module()
         m.submodules.sequencer = sequencer = Sequencer(self.tile)
         m.submodules.load = load = Load(self.tile)
         m.submodules.store = store = Store(self.tile)
         m.submodules.mxu = mxu = Mxu(self.shared)
         m.submodules.vector = vector = Vector(self.shared)
-        self._control(m, sequencer, {Q.LOAD: load, Q.STORE: store, Q.MXU: mxu, Q.VPU: vector})
+        self._control(m, sequencer, {Name.LOAD: load, Name.STORE: store, Name.MXU: mxu, Name.VPU: vector})
         self._vector_buffer(m, sequencer, load, store, vector)
         self._activations(m, load, store, mxu, vector)
         m.d.comb += [
@@ -75,10 +76,10 @@ class TileTop(Block):
         ]  # fmt: skip
         return m
 
-    def _control(self, m: Module, sequencer: Sequencer, units: dict[Q, Any]) -> None:
+    def _control(self, m: Module, sequencer: Sequencer, units: dict[Name, Any]) -> None:
         """Join sequencer, queues and semaphores; count cycles."""
         m.submodules.semaphores = semaphores = Semaphores()
-        queues = {q: Queue(depth=self.tile.queue_depth, extra_bits=extra_bits(q)) for q in UNITS}
+        queues: dict[Name, Queue] = {q: Queue(depth=self.tile.queue_depth, extra_bits=extra_bits(q)) for q in UNITS}
         waiters: list[Any] = [sequencer, *queues.values()]
         for waiter in waiters:
             m.d.comb += waiter.allowed.eq(((waiter.wait & semaphores.below) == 0) & ((waiter.signal & semaphores.above) == 0))
@@ -105,7 +106,7 @@ class TileTop(Block):
         with m.Elif(running & ~self.done):
             m.d.sync += self.cycles.eq(self.cycles + 1)
         m.d.comb += [
-            sequencer.all_idle.eq(idle), sequencer.start.eq(self.start), self.done.eq(sequencer.done), self.popped[Q.CTRL].eq(sequencer.retired),
+            sequencer.all_idle.eq(idle), sequencer.start.eq(self.start), self.done.eq(sequencer.done), self.popped[Name.CTRL].eq(sequencer.retired),
             sequencer.host_program.eq(self.host_program), sequencer.host_parameter.eq(self.host_parameter),
             sequencer.host_address.eq(self.host_address), sequencer.host_data.eq(self.host_data),
         ]  # fmt: skip

@@ -44,6 +44,7 @@ class Vector(Elaboratable):
         self.block, self.block_scale = Signal(8 * BLOCK), Signal(16)
 
     def elaborate(self, platform: Any) -> Module:
+        """Build what the class describes."""
         m = Module()
         self._decode(m)
         self._front(m)
@@ -179,12 +180,11 @@ class Vector(Elaboratable):
         m.d.sync += x.eq(Mux(rotates & second, swapped, a))
         with m.If(rotates):
             m.d.sync += y.eq(pairs)
-        with m.Else():
-            with m.Switch(self.b_kind):
-                for i, name in enumerate(OPERAND_B):
-                    with m.Case(i):
-                        choices = {"vector": self.b_data, "scalar": scalar.replicate(lanes), "register": self.b_code.replicate(lanes), "self": a}
-                        m.d.sync += y.eq(choices[name])
+        with m.Else(), m.Switch(self.b_kind):
+            for i, name in enumerate(OPERAND_B):
+                with m.Case(i):
+                    choices = {"vector": self.b_data, "scalar": scalar.replicate(lanes), "register": self.b_code.replicate(lanes), "self": a}
+                    m.d.sync += y.eq(choices[name])
         return x, y
 
     def _compute(self, m: Module, x: Signal, y: Signal) -> tuple[Value, Signal]:
@@ -215,7 +215,7 @@ class Vector(Elaboratable):
                 at = 32 * (per * u + i)
                 with m.If(phases[FunctionUnit.LATENCY - 1 + i]):
                     m.d.sync += values[at : at + 32].eq(unit["y"])
-        return Mux(applies, phases[FunctionUnit.LATENCY + per - 1], plain), Mux(applies, values, results)  # type: ignore[return-value]
+        return Mux(applies, phases[FunctionUnit.LATENCY + per - 1], plain), Mux(applies, values, results)
 
     def _back(self, m: Module, valid: Value, data: Value) -> None:
         """Count the results as they come, and write them, reduce them or quantise them."""

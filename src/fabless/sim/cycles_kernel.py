@@ -45,7 +45,10 @@ def ready_from(t, model):
 
 @native
 def load_end(start, address, stride, rows, row_bytes, chunk, width, model, popped):
-    """Return when a `load` that starts at `start` frees its unit, and its cycles on memory that is always ready. `popped`: a ring of READ_QUEUE_BEATS cycles in which beats left the queue."""
+    """Return when a `load` that starts at `start` frees its unit, and its cycles on memory that is always ready.
+
+    `popped`: a ring of READ_QUEUE_BEATS cycles in which beats left the queue.
+    """
     latency = model[0]
     emissions, per_beat = (row_bytes + chunk - 1) // chunk, width // chunk
     asked, taken_all, step, steps = start, 0, start, 0

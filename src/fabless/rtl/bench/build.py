@@ -107,7 +107,8 @@ def compile_verilog(verilog: str, harness: str, *, top: str, defines: Mapping[st
         _run([str(program), *flags, "--Mdir", "obj", "-o", "simulation", "top.v", "harness.cpp"], directory, environment)
         jobs = str(min(4, os.cpu_count() or 1))
         _run(
-            ["make", "-j", jobs, "-C", "obj", "-f", f"V{top}.mk", "CFG_CXXFLAGS_PCH_I=-include", f"OPT_FAST={optimise}", "OPT_SLOW=-O0", f"OPT_GLOBAL={optimise}"],
+            ["make", "-j", jobs, "-C", "obj", "-f", f"V{top}.mk", "CFG_CXXFLAGS_PCH_I=-include", f"OPT_FAST={optimise}", "OPT_SLOW=-O0",
+             f"OPT_GLOBAL={optimise}"],
             directory, environment,
         )  # fmt: skip
         built = target.with_suffix(f".{os.getpid()}")

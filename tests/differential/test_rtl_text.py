@@ -1,0 +1,27 @@
+"""A real model writes its text on the RTL: memory equal to the machine's and cycles to the simulator's after every launch."""
+
+import pytest
+
+pytest.importorskip("amaranth", reason="the RTL needs the extra 'rtl'")
+
+from fabless.fleet.on_rtl import open_rtl_session
+from fabless.fleet.session import open_session
+from fabless.model.tokenizer import open_tokenizer
+from fabless.model.weights import open_weights
+from fabless.program.tile import TINY
+from fabless.rtl.bench.build import tools
+from fabless.sim.dram import MemoryModel
+
+pytestmark = pytest.mark.skipif(
+    not all(t.found for t in tools()), reason=f"not installed: {', '.join(t.name for t in tools() if not t.found)}; see 'fabless doctor'"
+)
+
+
+def test_the_embedded_model_writes_on_the_tiny_tile_what_the_machine_writes():
+    weights = open_weights("tinyshakes")
+    tokenizer = open_tokenizer(weights)
+    ids = tokenizer.encode("ROMEO:\n")
+    with open_rtl_session(weights, TINY, memory_model=MemoryModel(20, 3, 4), check=True, context_tokens=64) as session:
+        written = list(session.generate(ids, 3))
+    assert written == list(open_session(weights, TINY, context_tokens=64).generate(ids, 3))
+    assert len(session.cycles) >= 3
