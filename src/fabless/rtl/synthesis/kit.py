@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fabless.core.errors import InputError, UnsupportedError, nearest
-from fabless.rtl.synthesis.liberty import Cell, Library
 from fabless.rtl.synthesis.simulation import data_pin, function, inverts
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from fabless.rtl.synthesis.liberty import Cell, Library
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from fabless.rtl.synthesis.power import Energy, activity_rates, cycle_energy
 from fabless.rtl.synthesis.simulation import Simulator, integers, number_bits, words
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from numpy.typing import NDArray
 

@@ -52,7 +52,7 @@ def function(text: str, inputs: tuple[str, ...]) -> Callable[[Sequence[Words]], 
         body = "".join(names[t] if t in names else _LITERAL[t] for t in python)
     except KeyError as error:
         raise UnsupportedError(f"Liberty function '{text}' names {error}, which is no input pin") from None
-    return eval(f"lambda x: {body}", {"ones": _FULL, "zero": np.uint64(0)})  # type: ignore[no-any-return] # noqa: S307  # built from the tokens above alone
+    return eval(f"lambda x: {body}", {"ones": _FULL, "zero": np.uint64(0)})  # type: ignore[no-any-return]  # built from the tokens above alone
 
 
 _LITERAL = {"0": "zero", "1": "ones", "(": "(", ")": ")", "&": "&", "|": "|", "^": "^", "~": "~"}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from fabless.core.errors import MissingToolError
 from fabless.core.sources import table
+from fabless.number.dot import BLOCK
 from fabless.rtl.synthesis.kit import pick
 from fabless.rtl.synthesis.liberty import Library, liberty_text
 from fabless.rtl.synthesis.netlist import read_netlist
@@ -17,10 +18,16 @@ from fabless.rtl.synthesis.timing import static_timing
 from fabless.rtl.synthesis.yosys import RECIPES, mapping_script, run_yosys
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
+    from fabless.program.tile import Tile
+    from fabless.rtl.synthesis.blocks import Subject
     from fabless.rtl.synthesis.kit import Kit, Picked
     from fabless.rtl.synthesis.netlist import Netlist
     from fabless.rtl.synthesis.timing import Timing
 
+#: Bits of a weight block's scale as stored: sign, exponent and the upper 10 fraction bits.
+WEIGHT_SCALE_BITS = 19
 #: A port's load in flip-flop inputs, as given to ABC.
 _PORT_LOADS = 2
 #: Share of the clock period that ABC is given for gates: the rest is clock to output and setup.
@@ -82,14 +89,24 @@ def synthesise(block: str, kit: Kit, library: Library, *, recipes: tuple[str, ..
     return best
 
 
-def _sources(block: str) -> dict[str, str]:
+def _blocks() -> ModuleType:
+    """Return the module of blocks. Raises `MissingToolError` without Amaranth."""
     try:
-        from fabless.rtl.synthesis.blocks import block_rtlil, subject_named
+        from fabless.rtl.synthesis import blocks
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] != "amaranth":
             raise
         raise MissingToolError("synthesis needs Amaranth; install it with: pip install 'fabless[rtl]'") from error
-    return block_rtlil(subject_named(block).kind)
+    return blocks
+
+
+def subject(block: str) -> Subject:
+    """Return what a block is. Raises `InputError` for an unknown one, `MissingToolError` without Amaranth."""
+    return _blocks().subject_named(block)  # type: ignore[no-any-return]
+
+
+def _sources(block: str) -> dict[str, str]:
+    return _blocks().block_rtlil(subject(block).kind)  # type: ignore[no-any-return]
 
 
 def _mapped(sources: dict[str, str], top: str, kit: Kit, library: Library, picked: Picked, recipe: str) -> str:
@@ -121,6 +138,15 @@ def _memories(text: str, top: str) -> tuple[Memory, ...]:
             reads = sum(port.startswith("rd") for port in cell["connections"])
             found.append(Memory(name, p["WIDTH"], p["DEPTH"], reads))
     return tuple(found)
+
+
+def row_memories(tile: Tile) -> tuple[Memory, ...]:
+    """Return the memories of one row of a tile: weights, their scales, accumulators (read by the row and by the vector unit)."""
+    return (
+        Memory("weights", 8 * BLOCK, tile.weight_words, 1),
+        Memory("weight_scales", WEIGHT_SCALE_BITS, tile.weight_words, 1),
+        Memory("accumulators", 32, tile.accumulator_words, 2),
+    )
 
 
 def memory_um2(memory: Memory, kit: Kit, macros: tuple[tuple[int, int, Path], ...]) -> tuple[float | None, str]:
