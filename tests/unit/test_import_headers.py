@@ -77,7 +77,9 @@ def test_a_lone_file_says_what_it_needs(checkpoint):
 
 def test_a_file_of_another_model_is_refused(checkpoint):
     (checkpoint / "config.json").write_text(json.dumps({**CONFIG, "num_hidden_layers": 3}))
-    with pytest.raises(InputError, match=r"holds \d+ parameters but config\.json describes \d+; they are of different models, or shards are m"):
+    with pytest.raises(
+        InputError, match=r"holds \d+ parameters but config\.json describes \d+; they are of different models, or shards are m"
+    ):
         load(checkpoint / "model.safetensors")
 
 

@@ -40,7 +40,9 @@ def test_a_dense_decode_step_multiplies_every_matrix_once():
     assert graph.kv_bytes == 32 * 1024 * 131072
 
 
-@pytest.mark.parametrize("name", ["llama-2-7b", "llama-3.1-70b", "qwen3-32b", "qwen2.5-7b", "falcon-7b", "gpt-3-175b", "palm-540b", "phi-4"])
+@pytest.mark.parametrize(
+    "name", ["llama-2-7b", "llama-3.1-70b", "qwen3-32b", "qwen2.5-7b", "falcon-7b", "gpt-3-175b", "palm-540b", "phi-4"]
+)
 def test_dense_projections_are_the_matrices_of_the_model_per_token(name):
     model = load(name)
     graph = lower(model, BF16, Step.decode(7, 100))

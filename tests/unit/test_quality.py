@@ -102,7 +102,10 @@ def test_every_recipe_runs_on_the_embedded_model(name):
 
 def test_recipes_rank_as_their_bits_do():
     text = "".join(c for c in shakespeare()[:2500] if c in CHARACTERS)
-    kl = {name: quality("tinyshakes", name, text).kl_nats for name in ("bf16", "int8_block32", "int8", "mxfp8", "nvfp4_fp8", "mxfp4_fp8", "mxfp4")}
+    kl = {
+        name: quality("tinyshakes", name, text).kl_nats
+        for name in ("bf16", "int8_block32", "int8", "mxfp8", "nvfp4_fp8", "mxfp4_fp8", "mxfp4")
+    }
     assert kl["bf16"] < kl["int8_block32"] < kl["int8"] < kl["mxfp8"] < kl["nvfp4_fp8"] < kl["mxfp4_fp8"] < kl["mxfp4"]
 
 

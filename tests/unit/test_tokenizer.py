@@ -150,13 +150,20 @@ def test_stream_holds_back_half_a_character(smollm2):
 
 def test_foreign_vocabulary_is_refused(smollm2):
     tokenizer = open_tokenizer(smollm2)
-    with pytest.raises(InputError, match="a tokenizer of 49152 tokens does not match llama with a vocabulary of 160; use the tokenizer that came"):
+    with pytest.raises(
+        InputError, match="a tokenizer of 49152 tokens does not match llama with a vocabulary of 160; use the tokenizer that came"
+    ):
         require_match(tokenizer, random_weights("llama").decoder)
     with pytest.raises(InputError, match="a tokenizer of 2 tokens does not match"):
         require_match(Characters("x", 2, None, frozenset(), None, characters="ab"), replace(random_weights("llama").decoder, n_vocab=5))
 
 
-GGUF = {"tokenizer.ggml.tokens": ["a", "b", "ab"], "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.merges": ["a b"], "tokenizer.ggml.pre": "gpt-2"}
+GGUF = {
+    "tokenizer.ggml.tokens": ["a", "b", "ab"],
+    "tokenizer.ggml.model": "gpt2",
+    "tokenizer.ggml.merges": ["a b"],
+    "tokenizer.ggml.pre": "gpt-2",
+}
 LIES = {
     "tokens": ({"tokenizer.ggml.tokens": 3}, InputError, "tokenizer.ggml.tokens must list the vocabulary"),
     "types": ({"tokenizer.ggml.token_type": [1]}, InputError, "1 token types for 3 tokens"),

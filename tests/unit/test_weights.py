@@ -73,8 +73,18 @@ def _write_gguf(path, kind, arrays, quant=None, extra=()):
     d = random_decoder(kind)
     arch = {"llama": "llama", "mixtral": "llama", "qwen3": "qwen3", "gemma3": "gemma3", "gpt_oss": "gpt-oss"}[d.family]
     w = gguf.GGUFWriter(path, arch)
-    w.add_block_count(d.n_layers), w.add_embedding_length(d.d_model), w.add_feed_forward_length(d.d_ff), w.add_context_length(d.context_tokens)
-    w.add_head_count(d.n_heads), w.add_head_count_kv(d.n_kv_heads), w.add_layer_norm_rms_eps(d.norm_epsilon), w.add_rope_freq_base(d.ropes[-1].theta)
+    (
+        w.add_block_count(d.n_layers),
+        w.add_embedding_length(d.d_model),
+        w.add_feed_forward_length(d.d_ff),
+        w.add_context_length(d.context_tokens),
+    )
+    (
+        w.add_head_count(d.n_heads),
+        w.add_head_count_kv(d.n_kv_heads),
+        w.add_layer_norm_rms_eps(d.norm_epsilon),
+        w.add_rope_freq_base(d.ropes[-1].theta),
+    )
     w.add_key_length(d.d_head), w.add_value_length(d.d_head), w.add_vocab_size(d.n_vocab)
     if d.routing:
         w.add_expert_count(d.routing.n_experts), w.add_expert_used_count(d.routing.n_routed), w.add_expert_feed_forward_length(d.d_ff)
@@ -211,13 +221,21 @@ def _edited(tmp_path, edit, kind="llama"):
 NORM = "model.norm.weight"
 HEADERS = {
     "missing": (lambda h: h.pop(NORM) and None, InputError, "tensor 'final_norm' is missing; the file is incomplete"),
-    "outside": (lambda h: h[NORM].update(data_offsets=[0, 1 << 60]), InputError, f"tensor '{NORM}': data_offsets 0 to {1 << 60} lie outside"),
+    "outside": (
+        lambda h: h[NORM].update(data_offsets=[0, 1 << 60]),
+        InputError,
+        f"tensor '{NORM}': data_offsets 0 to {1 << 60} lie outside",
+    ),
     "negative": (lambda h: h[NORM].update(data_offsets=[-4, 252]), InputError, "lie outside"),
     "wrong size": (lambda h: h[NORM].update(shape=[63]), InputError, "256 bytes do not hold F32 of shape"),
     "huge shape": (lambda h: h[NORM].update(shape=[1 << 62, 1 << 62]), InputError, "is not a list of at most 8 non-negative integers"),
     "true shape": (lambda h: h[NORM].update(shape=[True]), InputError, "is not a list"),
     "type": (lambda h: h[NORM].update(dtype="C64"), UnsupportedError, "type 'C64' is not read; known: F64, F32"),
-    "overlap": (lambda h: h[NORM].update(data_offsets=h["model.layers.0.input_layernorm.weight"]["data_offsets"]), InputError, "share bytes"),
+    "overlap": (
+        lambda h: h[NORM].update(data_offsets=h["model.layers.0.input_layernorm.weight"]["data_offsets"]),
+        InputError,
+        "share bytes",
+    ),
     "no offsets": (lambda h: h[NORM].pop("data_offsets") and None, InputError, "needs dtype, shape and data_offsets"),
     "not a table": (lambda h: h.update({NORM: 3}), InputError, "needs dtype, shape and data_offsets"),
     "extra": (lambda h: h.update({"model.layers.0.self_attn.surprise": h.pop(NORM)}), InputError, "missing"),
