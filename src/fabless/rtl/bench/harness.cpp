@@ -90,7 +90,7 @@ struct Bench {
             top->answer_valid = 1;
             head++;
         }
-        top->eval();
+        // No output depends on an input within a cycle: what the last evaluation left is what memory sees.
         if (top->write_valid && ready) {
             const uint64_t a = top->write_address;
             const uint8_t *data = bytes(top->write_data), *strobe = bytes(top->write_strobe);
