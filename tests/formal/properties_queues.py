@@ -31,24 +31,32 @@ def queue(depth: int):
             m.d.sync += [ahead.eq(ahead - 1), watching.eq(ahead != 0)]
             sync = q.word[:5] == SYNC
         place = Mux(s.read + ahead >= depth, s.read + ahead - depth, s.read + ahead)
-        m.d.comb += [Cover(q.full & q.go), Cover(q.fired & (q.wait != 0)), Cover(watching & q.popped & (ahead == 0) & (s.read == depth - 1))]
-        return m, [q.push, q.push_word, q.push_extra, q.idle, q.allowed, watch], {
-            "full when it holds depth entries": q.full == (held == depth),
-            "empty when it holds none": q.empty == (held == 0),
-            "never holds more than depth": held <= depth,
-            "nothing leaves an empty queue": ~(q.popped & q.empty),
-            "entries leave in order and unchanged": ~(watching & (ahead == 0)) | (Cat(q.word, q.extra) == kept),
-            "what leaves is either handed on or executed here": q.popped == (q.go ^ q.fired),
-            "the unit takes only when idle, and no sync": ~q.go | (q.idle & ~sync),
-            "a sync leaves only when the unit is idle and it is allowed": ~q.fired | (q.idle & sync & q.allowed),
-            "an idle unit takes at once": (held == 0) | ~q.idle | (sync & ~q.allowed) | q.popped,
-            # What holds in every reachable state, for the inductive step.
-            "invariant: level": s.level == held,
-            "invariant: pointers are in range": (s.read < depth) & (s.write < depth),
-            "invariant: write is level behind read": s.write == Mux(s.read + held >= depth, s.read + held - depth, s.read + held),
-            "invariant: the watched entry is inside": ~watching | (ahead < held),
-            "invariant: the watched entry stands in its slot": ~watching | (Array(s.slots)[place] == kept),
-        }
+        m.d.comb += [
+            Cover(q.full & q.go),
+            Cover(q.fired & (q.wait != 0)),
+            Cover(watching & q.popped & (ahead == 0) & (s.read == depth - 1)),
+        ]
+        return (
+            m,
+            [q.push, q.push_word, q.push_extra, q.idle, q.allowed, watch],
+            {
+                "full when it holds depth entries": q.full == (held == depth),
+                "empty when it holds none": q.empty == (held == 0),
+                "never holds more than depth": held <= depth,
+                "nothing leaves an empty queue": ~(q.popped & q.empty),
+                "entries leave in order and unchanged": ~(watching & (ahead == 0)) | (Cat(q.word, q.extra) == kept),
+                "what leaves is either handed on or executed here": q.popped == (q.go ^ q.fired),
+                "the unit takes only when idle, and no sync": ~q.go | (q.idle & ~sync),
+                "a sync leaves only when the unit is idle and it is allowed": ~q.fired | (q.idle & sync & q.allowed),
+                "an idle unit takes at once": (held == 0) | ~q.idle | (sync & ~q.allowed) | q.popped,
+                # What holds in every reachable state, for the inductive step.
+                "invariant: level": s.level == held,
+                "invariant: pointers are in range": (s.read < depth) & (s.write < depth),
+                "invariant: write is level behind read": s.write == Mux(s.read + held >= depth, s.read + held - depth, s.read + held),
+                "invariant: the watched entry is inside": ~watching | (ahead < held),
+                "invariant: the watched entry stands in its slot": ~watching | (Array(s.slots)[place] == kept),
+            },
+        )
 
     return build
 
@@ -64,12 +72,16 @@ def semaphores(rtl):
     m.d.comb += [Assume(~(take & below)), Assume(~(give & above))]
     m.d.sync += count.eq(count + give - take)
     m.d.comb += [Cover(above & (which == 31)), Cover(take & give), Cover((count == 2) & take & ~give)]
-    return m, [sem.take, sem.give, which], {
-        "below at 0 alone": below == (count == 0),
-        "above at 15 alone": above == (count == 15),
-        "never more than 15 nor less than 0": count <= 15,
-        "invariant: planes hold the count": Cat(p.bit_select(which, 1) for p in inside.elaborate.planes) == count,
-    }
+    return (
+        m,
+        [sem.take, sem.give, which],
+        {
+            "below at 0 alone": below == (count == 0),
+            "above at 15 alone": above == (count == 15),
+            "never more than 15 nor less than 0": count <= 15,
+            "invariant: planes hold the count": Cat(p.bit_select(which, 1) for p in inside.elaborate.planes) == count,
+        },
+    )
 
 
 class _Control(Elaboratable):
@@ -87,7 +99,9 @@ class _Control(Elaboratable):
             host_program=Signal(), host_parameter=Signal(), host_address=Signal(32), host_data=Signal(WORD_BITS),
         )  # fmt: skip
         self.units = {
-            q: SimpleNamespace(idle=Signal(name=f"idle_{q.name}"), go=Signal(), word=Signal(WORD_BITS), extra=Signal(rtl.sequencer.extra_bits(q)))
+            q: SimpleNamespace(
+                idle=Signal(name=f"idle_{q.name}"), go=Signal(), word=Signal(WORD_BITS), extra=Signal(rtl.sequencer.extra_bits(q))
+            )
             for q in (Q.LOAD, Q.STORE, Q.MXU, Q.VPU)
         }
         self.below, self.above = Signal(N_SEMAPHORES), Signal(N_SEMAPHORES)
@@ -109,8 +123,7 @@ class _Control(Elaboratable):
 
 def control(rtl):
     """Tokens are conserved: with one queue that signals and one that waits, each signal lets exactly one wait pass, and never more than 15 stand."""
-    if "tile" not in [e[0] for e in rtl._edits]:
-        rtl._edits = [*rtl._edits, ("tile", "UNITS = (", "UNITS = (")]  # a module of its own: the proof replaces its semaphores
+    rtl.fresh("tile")  # its semaphores are replaced
     m = begun()
     top = _Control(rtl)
     m.submodules.top, inside = opened(top)
@@ -181,10 +194,11 @@ PROOFS = (
         ),
     ),
     Proof(
-        "tokens between queues", control, depth=6,
+        "tokens between queues", control, depth=20,
         mutants=(
             Mutant("tile", "((waiter.wait & semaphores.below) == 0) &", "", "no wait passes without a token"),
             Mutant("tile", "((waiter.wait & semaphores.below) == 0) &", "", "tokens stay between 0 and 15"),
+            Mutant("tile", " & ((waiter.signal & semaphores.above) == 0)", "", "no signal passes a full semaphore"),
             Mutant("tile", "take | Mux(waiter.fired, waiter.wait, 0)", "take | waiter.wait", "a wait that passes takes one token"),
             Mutant("tile", "give | Mux(waiter.fired, waiter.signal, 0)", "Mux(waiter.fired, waiter.signal, give & 1)", "a signal that passes gives one token"),
             Mutant("tile", "idle = idle & queue.empty & queue.idle", "idle = idle & queue.empty", "all idle means that load is empty and idle"),

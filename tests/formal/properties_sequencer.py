@@ -29,7 +29,11 @@ def sequencer(rtl):
     enters = is_a("loop") & (count > 0)
     top = Mux(level == 0, 0, level - 1)
     again = trips[top] != 1
-    m.d.comb += [Assume(~(seq.start & running)), Assume(~running | ~enters | (level != LOOP_DEPTH)), Assume(~running | ~is_a("end") | (level != 0))]
+    m.d.comb += [
+        Assume(~(seq.start & running)),
+        Assume(~running | ~enters | (level != LOOP_DEPTH)),
+        Assume(~running | ~is_a("end") | (level != 0)),
+    ]
     with m.If(seq.start):
         m.d.sync += [expected.eq(0), level.eq(0)]
     with m.Elif(running & advance):
@@ -93,6 +97,7 @@ PROOFS = (
             Mutant("sequencer", "[a.eq(b) for a, b in zip(regs, regs[1:]", "[a.eq(a) for a, b in zip(regs, regs[1:]", "loops nest as a stack"),
             Mutant("sequencer", 'bits(word, "loop", "length") + 2', 'bits(word, "loop", "length") + 1', "loops nest as a stack"),
             Mutant("sequencer", "with m.If(count > 0):", "with m.If(count >= 0):", "loops nest as a stack"),
+            Mutant("sequencer", "m.d.comb += advance.eq(1)\n            with m.If(count", "m.d.comb += advance.eq(~self.full[5])\n            with m.If(count", "loop and end take one cycle"),
             Mutant("sequencer", " & ((units & self.full) == 0)", "", "instructions go only where there is room"),
             Mutant("sequencer", "[self.push.eq(units), advance.eq(1)]", "[self.push.eq(units), advance.eq(~self.full[5])]", "what a unit executes goes to one queue, once"),
             Mutant("sequencer", "m.d.comb += target[q].eq(bits(word, \"sync\", \"queue\") == q)", "m.d.comb += target[q].eq(bits(word, \"sync\", \"queue\") >= q)", "what a unit executes goes to one queue, once"),
