@@ -116,7 +116,8 @@ class Predictor:
         concurrency = max(1, ceil(experiment.concurrency / deployment.n_replicas))
         n = max(min(round(experiment.waves * concurrency), _MOST_REQUESTS), 3 * concurrency)
         inputs, outputs = _draw(experiment.lengths, n)
-        served = serve(Requests(inputs, outputs), concurrency, steps, _policy(steps, experiment.lengths))
+        think_s = deployment.software.request_overhead_s
+        served = serve(Requests(inputs, outputs), concurrency, steps, _policy(steps, experiment.lengths), think_s=think_s)
         weights = np.full(n, (experiment.waves - 1) * concurrency / max(n - concurrency, 1))
         weights[:concurrency] = 1.0
         rate = _steady_rate(served) * deployment.n_replicas
