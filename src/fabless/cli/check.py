@@ -31,7 +31,7 @@ def validate(
 
     Args:
         table: a CSV file, or a directory of them: serving measurements, matrix products, attention or collectives.
-        leave_out: cross-validate: correct each row by what other chips (or models) of its family say, never by its own.
+        leave_out: cross-validate: predict each row with software parameters fitted on the rows of other chips (or models), never on its own.
         lenient: skip and count wrong rows instead of stopping at the first.
         rows: write every checked row to this CSV file.
         report: write a page with predicted against measured to this HTML file.
