@@ -36,7 +36,8 @@ _ELEMENT = {
 class BlockAreas:
     """Hold areas on the die of one of each block in a process, in mm2."""
 
-    row_mac: tuple[tuple[str, float], ...]  # per multiply-accumulate of a dot-product row, by element format
+    row_mac: tuple[tuple[str, float], ...]  # per multiply-accumulate of a dot-product row with its block accumulator, by element format
+    tensor_mac: tuple[tuple[str, float], ...]  # the same of a tensor core: a plain binary32 accumulator, no block scales
     vector_lane: float
     sram_byte: float
     sram_port_cycles: float
@@ -71,11 +72,14 @@ def block_areas(process: str) -> BlockAreas:
     logic = p.logic_ratio
     placed = _row("layout_ratio") * logic * _UM2
     sram_byte = p.sram_mm2_per_byte / _row("sram_efficiency")
-    row = _row("row_int8") * _row("accumulator_ratio") * placed
+    tensor = _row("row_int8") * _row("accumulator_ratio") * placed
+    netlists = table("netlists")
+    dot, accumulate = (netlists.fact(f"asap7_{part}_um2").known * placed for part in ("dot", "accumulate"))
     ratios = {f: 1.0 if f == "int8" else _row(f"row_{f}_ratio") for f in _ELEMENT}
     multiply_add = (_row("mul_fp32_45nm") + _row("add_fp32_45nm")) * _row("row_int8") / _row("row_int8_45nm")
     return BlockAreas(
-        row_mac=tuple((f, row * ratio) for f, ratio in ratios.items()),
+        row_mac=tuple((f, dot * ratio + accumulate) for f, ratio in ratios.items()),
+        tensor_mac=tuple((f, tensor * ratio) for f, ratio in ratios.items()),
         vector_lane=multiply_add * _row("lane_ratio") * placed,
         sram_byte=sram_byte,
         sram_port_cycles=_row("sram_port_cycles"),
@@ -104,12 +108,15 @@ def block_areas(process: str) -> BlockAreas:
 def matrix_area_mm2(matrix: MatrixUnit, process: str) -> float:
     """Return the area of one matrix unit: what its most demanding format needs, the others share its multipliers.
 
-    Dot-product rows and tensor cores: multiply-accumulates x measured row. Systolic arrays: one processing element per cell.
+    Dot-product rows: multiply-accumulates x the row's own netlist on ASAP7, its block accumulator apart (`data/netlists.toml`); the format's ratio is
+    that of the dot product. Tensor cores: the prototype row of `data/process_blocks.toml` with a binary32 accumulator.
+    Systolic arrays: one processing element per cell.
     Raises `UnsupportedError` for a format without an area row.
     """
     if isinstance(matrix, Mesh):
         return matrix.rows * matrix.columns * max(element_area_mm2(f, rate, process) for f, rate in matrix.rates)
-    per_mac = dict(block_areas(process).row_mac)
+    areas = block_areas(process)
+    per_mac = dict(areas.tensor_mac if isinstance(matrix, TensorCore) else areas.row_mac)
     rates = matrix.macs_per_cycle if isinstance(matrix, TensorCore) else _row_rates(matrix)
     for name, _ in rates:
         if name not in per_mac:

@@ -64,7 +64,8 @@ def event_energies(process: str, dram_standard: str) -> EventEnergies:
 def mac_j(format: str, process: str, style: Literal["row", "array"]) -> Range:
     """Return joules per multiply-accumulate of an element format.
 
-    row: our own synthesised dot-product row x its area against int8 x layout; array (systolic, tensor core): Jouppi 2021 operation energies x
+    row: our own netlist of a row on ASAP7 switching on real operands (`data/netlists.toml`): dot product x the format's area against int8, and block
+    accumulator; x layout; array (systolic, tensor core): Jouppi 2021 operation energies x
     operand delivery. Raises `UnsupportedError` for a format without a row.
     """
     if format not in _MULTIPLIER:
@@ -73,7 +74,9 @@ def mac_j(format: str, process: str, style: Literal["row", "array"]) -> Range:
     if style == "row":
         blocks = table("process_blocks")
         area_ratio = Range.exact(1.0) if format == "int8" else fact_range(blocks.fact(f"row_{format}_ratio"))
-        return _energy("row_int8_7nm") * area_ratio * _energy("layout_ratio") * ratio
+        netlists = table("netlists")
+        dot, accumulate = (fact_range(netlists.fact(f"asap7_{part}_j")) for part in ("dot", "accumulate"))
+        return (dot * area_ratio + accumulate) * _energy("layout_ratio") * ratio
     return (_energy(f"{_MULTIPLIER[format]}_7nm") + _sum_j(format)) * _energy("local_ratio") * ratio
 
 

@@ -172,7 +172,7 @@ def _blocks(chip: Chip, a: BlockAreas) -> list[_Placed]:
 
 
 _MATRIX_BASIS = {
-    "Mxu": "row_int8 x format ratio x accumulator_ratio x layout_ratio, by logic density",
+    "Mxu": "(asap7_dot_um2 x format ratio + asap7_accumulate_um2) x layout_ratio, by logic density",
     "TensorCore": "row_int8 x format ratio x accumulator_ratio x layout_ratio, by logic density",
     "Mesh": "processing element (mesh_int8, Horowitz areas) x layout_ratio, by logic density",
 }

@@ -33,6 +33,7 @@ class DotProduct(Block):
         self.y = self.output("y", 21)
 
     def elaborate(self, platform: Any) -> Module:
+        """Return the circuit."""
         m = Module()
         weight, activation = state(8 * BLOCK, "weight"), state(8 * BLOCK, "activation")
         m.d.comb += self.y.eq(Row.dot(m, weight, activation))
@@ -58,6 +59,7 @@ class Accumulate(Block):
         self.y = self.output("y", 32)
 
     def elaborate(self, platform: Any) -> Module:
+        """Return the circuit."""
         m = Module()
         weight_scale, activation_scale = state(WEIGHT_SCALE_BITS, "weight_scale_in"), state(ACTIVATION_SCALE_BITS, "activation_scale_in")
         isum = Signal(signed(21))

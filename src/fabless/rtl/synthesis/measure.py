@@ -13,13 +13,15 @@ from fabless.rtl.synthesis.power import Energy, activity_rates, cycle_energy
 from fabless.rtl.synthesis.simulation import Simulator, integers, number_bits, words
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
 
     from fabless.rtl.synthesis.synthesise import Synthesis
 
     Ports = dict[str, NDArray[np.uint64]]
+    #: Ports of a cycle, the output to look at after it, and what should stand there (None: nothing yet).
+    Driven = Iterator[tuple[Ports, str, NDArray[np.int64] | None]]
 
 #: Streams that are simulated side by side, and cycles of each.
 STREAMS, STEPS = 64, 48
@@ -67,17 +69,14 @@ def activity_energy(synthesis: Synthesis, *, n_steps: int = STEPS, seed: int = 0
     )  # fmt: skip
 
 
-_Driven = "Iterator[tuple[Ports, str, NDArray[np.int64] | None]]"
-
-
-def _drive_dot(o: Operands) -> _Driven:  # type: ignore[valid-type]
+def _drive_dot(o: Operands) -> Driven:
     """Yield ports of each cycle, and the sum that stands at `y` after it: that of four cycles before."""
     for t in range(len(o.isum)):
         ports = {"w": _words(o.weights[t], 8), "a": _words(o.activations[t], 8)}
         yield ports, "y", o.isum[t - 4] & (1 << 21) - 1 if t >= 4 else None
 
 
-def _drive_accumulate(o: Operands) -> _Driven:  # type: ignore[valid-type]
+def _drive_accumulate(o: Operands) -> Driven:
     """Yield ports of each cycle: scales of step t, the sum of step t - 3, the accumulator of step t - 7, whose result stands two cycles later."""
     weight_scales = (o.weight_scales.view(np.uint32) >> 13).astype(np.int64)
     activation_scales = (o.activation_scales.view(np.uint32) >> 16).astype(np.int64)
@@ -100,4 +99,4 @@ def _words(values: NDArray[np.int64] | NDArray[np.int8], width: int) -> NDArray[
     return words(number_bits(values.astype(np.int64), width))
 
 
-_DRIVES: dict[str, Callable[[Operands], _Driven]] = {"dot": _drive_dot, "accumulate": _drive_accumulate}  # type: ignore[valid-type]
+_DRIVES: dict[str, Callable[[Operands], Driven]] = {"dot": _drive_dot, "accumulate": _drive_accumulate}

@@ -87,7 +87,8 @@ def read_netlist(text: str, top: str, library: Library) -> Netlist:
     ports: dict[str, dict[str, tuple[int, ...]]] = {"input": {}, "output": {}}
     for name, port in module["ports"].items():
         ports[port["direction"]][name] = nets(port["bits"])
-    flops, gates = [], []
+    flops: list[Instance] = []
+    gates: list[Instance] = []
     for name, c in module["cells"].items():
         kind = c["type"]
         if kind in library:

@@ -163,8 +163,10 @@ class Simulator:
         """Clock once: flip-flops take what stood at their inputs, ports take `inputs`, and the gates settle."""
         before = self.values.copy()
         taken = [(out, ~self.values[d] if inverts else self.values[d]) for out, d, inverts in self._flops]
-        for nets, words in (*taken, *((list(self.netlist.inputs[name]), words) for name, words in inputs.items())):
-            self.values[nets] = words
+        for nets, moved in taken:
+            self.values[nets] = moved
+        for name, driven in inputs.items():
+            self.values[list(self.netlist.inputs[name])] = driven
         self.toggles += _popcount(self.values ^ before)
         self._settle()
         self.settled += _popcount(self.values ^ before)
@@ -182,7 +184,7 @@ class Simulator:
         """Return what every gate's function says of the nets as they are."""
         said = np.empty((len(self._nets), self.n_words), np.uint64)
         for kind in self._kinds:
-            pins = self.values[kind.inputs] if len(kind.inputs) else ()
+            pins = list(self.values[kind.inputs])
             for f, where in kind.outputs:
                 said[where] = f(pins)
         return said
@@ -192,7 +194,7 @@ class Simulator:
         longest = int(self._ticks.max(initial=1))
         moved = [np.zeros_like(self._still)] * longest  # which streams of which gate's function moved in the last ticks, newest first
         driven = self.values[self._nets]
-        for _ in range(len(self._nets) * longest + longest + 1):
+        for _ in range((len(self._nets) + 2) * (longest + 1)):
             said = self._evaluate()
             moved = [said ^ self._still, *moved[:-1]]
             self._still = said
@@ -213,7 +215,8 @@ class Simulator:
 
 def _popcount(words: Words) -> NDArray[np.int64]:
     """Return the ones in each row of words."""
-    return _BITS[np.ascontiguousarray(words).view(np.uint8)].sum(axis=1, dtype=np.int64)
+    ones: NDArray[np.int64] = _BITS[np.ascontiguousarray(words).view(np.uint8)].sum(axis=1, dtype=np.int64)
+    return ones
 
 
 def _flop_groups(netlist: Netlist) -> Iterable[tuple[list[int], list[int], bool]]:
@@ -233,7 +236,7 @@ def data_pin(cell: Cell) -> str:
     """Return the input that a plain flip-flop samples. Raises `UnsupportedError` for one with an enable, a scan port or two inputs."""
     if cell.flop is None:
         raise UnsupportedError(f"cell {cell.name} is no flip-flop")
-    named = [t for t in _TOKEN.findall(cell.flop.next_state) if t in cell.pins]
+    named: list[str] = [t for t in _TOKEN.findall(cell.flop.next_state) if t in cell.pins]
     if len(set(named)) != 1:
         raise UnsupportedError(f"cell {cell.name}: samples '{cell.flop.next_state}', not one pin; use plain flip-flops")
     return named[0]
@@ -257,11 +260,12 @@ def words(bits: NDArray[np.bool_]) -> Words:
 def integers(port: Words, *, signed: bool = False) -> NDArray[np.int64]:
     """Return the number that each stream shows on a port of at most 63 bits."""
     bits = np.unpackbits(np.ascontiguousarray(port).view(np.uint8), axis=1, bitorder="little").astype(np.int64)  # [bits, streams]
-    value = (bits << np.arange(len(bits))[:, None]).sum(axis=0)
+    value: NDArray[np.int64] = (bits << np.arange(len(bits))[:, None]).sum(axis=0)
     return value - (bits[-1] << len(bits)) if signed else value
 
 
 def number_bits(values: NDArray[np.int64], width: int) -> NDArray[np.bool_]:
     """Return two's complement bits `[streams, width]` of `[streams]`, or `[streams, n * width]` of `[streams, n]`, lowest first."""
     wide = values.reshape(len(values), -1, 1) >> np.arange(width)
-    return (wide & 1).astype(bool).reshape(len(values), -1)
+    bits: NDArray[np.bool_] = (wide & 1).astype(bool).reshape(len(values), -1)
+    return bits
