@@ -50,9 +50,11 @@ def test_a_row_is_its_measured_cell_area_placed():
     blocks = table("process_blocks")
     placed = (48.68e-6 + 21.47e-6) * blocks.fact("layout_ratio").known
     assert isclose(matrix_area_mm2(Mxu(128, 32, (("int8", 1.0),)), "7nm"), 128 * 32 * placed)
-    bf16 = (48.68e-6 * blocks.fact("row_bf16_ratio").known + 21.47e-6) * blocks.fact("layout_ratio").known  # the accumulator does not grow
+    bf16 = 1e-6 * (48.68 * blocks.fact("row_bf16_ratio").known + 21.47) * blocks.fact("layout_ratio").known  # the accumulator does not grow
     assert isclose(matrix_area_mm2(Mxu(1, 1, (("int8", 1.0), ("bf16", 1.0))), "7nm"), bf16)
-    assert isclose(matrix_area_mm2(TensorCore((("int8", 2.0),)), "7nm"), 2 * placed)
+    # a tensor core: the prototype row and its plain binary32 accumulator
+    core = 53.1e-6 * blocks.fact("accumulator_ratio").known * blocks.fact("layout_ratio").known
+    assert isclose(matrix_area_mm2(TensorCore((("int8", 2.0),)), "7nm"), 2 * core)
 
 
 def test_a_second_product_of_an_element_costs_a_row_and_not_an_element():
