@@ -40,8 +40,8 @@ def stimulus(cycles: int, seed: int) -> tuple[list[list[int]], list[tuple[int, i
     rng = np.random.default_rng(seed)
     total = cycles + 24
     rows = [{n: int.from_bytes(rng.bytes(32)) & (1 << w) - 1 for n, w in zip(INPUTS, WIDTHS, strict=True)} for _ in range(total)]
-    for row in rows:
-        row |= dict.fromkeys(("step", "acc_read", "acc_write", "load_enable", "load_scale_enable", "vector_read"), 0)
+    for quiet in rows:
+        quiet.update(dict.fromkeys(("step", "acc_read", "acc_write", "load_enable", "load_scale_enable", "vector_read"), 0))
     words, scales, accumulators, expected = [[0] * 32 for _ in range(16)], [0] * 16, {}, []
     for t in range(cycles):
         now = rows[t]

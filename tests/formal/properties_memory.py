@@ -1,3 +1,4 @@
+# ruff: noqa: E501 (a mutant reads best on one line; Q is the enumeration of queues)
 """What load and store promise on the ports of memory."""
 
 from __future__ import annotations

@@ -1,3 +1,4 @@
+# ruff: noqa: E501, N817 (a mutant reads best on one line; Q is the enumeration of queues)
 """What instruction queues, semaphores and the wiring between them promise."""
 
 from __future__ import annotations

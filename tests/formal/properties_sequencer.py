@@ -1,3 +1,4 @@
+# ruff: noqa: E501 (a mutant reads best on one line; Q is the enumeration of queues)
 """What the sequencer promises: loops as a stack, instructions handed out once and where there is room, cycles as the table says."""
 
 from __future__ import annotations
@@ -93,8 +94,8 @@ PROOFS = (
         "sequencer", sequencer, depth=9, stubs=FREE_RAM,
         mutants=(
             Mutant("sequencer", "with m.If(trips[0] != 1):", "with m.If(trips[0] != 2):", "loops nest as a stack"),
-            Mutant("sequencer", "[b.eq(a) for a, b in zip(regs, regs[1:]", "[b.eq(b) for a, b in zip(regs, regs[1:]", "loops nest as a stack"),
-            Mutant("sequencer", "[a.eq(b) for a, b in zip(regs, regs[1:]", "[a.eq(a) for a, b in zip(regs, regs[1:]", "loops nest as a stack"),
+            Mutant("sequencer", "[b.eq(a) for a, b in pairwise(regs)]", "[b.eq(b) for a, b in pairwise(regs)]", "loops nest as a stack"),
+            Mutant("sequencer", "[a.eq(b) for a, b in pairwise(regs)]", "[a.eq(a) for a, b in pairwise(regs)]", "loops nest as a stack"),
             Mutant("sequencer", 'bits(word, "loop", "length") + 2', 'bits(word, "loop", "length") + 1', "loops nest as a stack"),
             Mutant("sequencer", "with m.If(count > 0):", "with m.If(count >= 0):", "loops nest as a stack"),
             Mutant("sequencer", "m.d.comb += advance.eq(1)\n            with m.If(count", "m.d.comb += advance.eq(~self.full[5])\n            with m.If(count", "loop and end take one cycle"),
