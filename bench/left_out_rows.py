@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
+from fabless.core.sources import table
+
 DATA = Path(__file__).parents[1] / "src/fabless/data"
 SOURCE = [
     "[sources.left_out]",
@@ -26,7 +28,11 @@ FEWEST_ROWS = 8
 
 
 def parameters(files):
-    rows = {}
+    """Write the parameters of all files over those stored: fits that a run did not repeat stay, of two fits of one thing the later counts."""
+    rows = defaultdict(dict)
+    for f in table("software_left_out"):
+        kind = "chip" if "chip" in f.attributes else "model"
+        rows[f.attributes["generation"], kind, f.attributes[kind]][f.attributes["parameter"]] = f.known
     for file in files:
         for line in Path(file).read_text().splitlines():
             if line.startswith("{"):
