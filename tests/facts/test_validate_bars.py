@@ -21,8 +21,8 @@ def median(result, *kinds):
 
 @pytest.mark.parametrize(
     ("kinds", "bar"),
-    [(("tpot",), 0.12), (("ttft",), 0.20), (("ttft_queued",), 0.45), (("offline",), 0.15), (("power",), 0.15)],
-    ids=["decode TPOT", "TTFT without queueing", "TTFT with queueing", "offline throughput", "power"],
+    [(("tpot",), 0.12), (("ttft",), 0.20), (("ttft_queued",), 0.33), (("throughput",), 0.15), (("offline",), 0.15), (("power",), 0.15)],
+    ids=["decode TPOT", "TTFT without queueing", "TTFT with queueing", "throughput", "offline throughput", "power"],
 )
 def test_the_median_error_stays_under_its_bar(result, kinds, bar):
     assert median(result, *kinds) <= bar
