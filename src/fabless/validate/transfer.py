@@ -21,7 +21,9 @@ def without(case: Case, left_out: str) -> Case:
 
     Source: rows of data/software_left_out.toml, written by `bench/fit_serving.py --leave-out`. A generation that was measured on that chip or
     model alone falls back to "transfer", the parameters that serve software nobody measured; stated settings (limits, cache formats) stay.
-    Limits: the kernels' calibration of the chip's family stays; its own error on chips left out is in data/calibration.toml.
+    Fits of software that captures graphs are pooled towards "transfer".
+    Limits: the kernels' calibration of the chip's family stays; its own error on chips left out is in data/calibration.toml. The round values
+    of "transfer" and the strength of the pooling were chosen with all rows in view.
     """
     d = case.deployment
     name = d.chip.name if left_out == "chip" else d.model.name
