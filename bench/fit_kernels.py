@@ -87,7 +87,7 @@ def gemm_errors(short, dtype, table, calibration, path):
     return np.log(K.gemm_call_s(chip, p, operand, path, calibration) / table[:, 3])
 
 
-def attention_errors(short, dtype, kv, table, calibration, paths):  # noqa: PLR0917 - the first three are a table key
+def attention_errors(short, dtype, kv, table, calibration, paths):
     chip = load_chip(CHIPS[short])
     b, s, step, h, hk, d, seconds = table.T
     keys, queries = s + step, s

@@ -1,6 +1,6 @@
 """Fit the three power ratios of data/power_calibration.toml to average power as a share of TDP.
 
-    python bench/fit_power.py ../shared/data/silicon/measured.csv
+python bench/fit_power.py ../shared/data/silicon/measured.csv
 """
 
 from __future__ import annotations

@@ -140,7 +140,11 @@ def fit(pairs, generation, names, trials, *, say=True, runs=False, pooling=0.0):
     if pooling:
         software = replace(software, **{name: getattr(general, name) for name in names})
     predictor = Predictor() if runs else Quick()
-    pairs = thinned([(row, case) for row, case in pairs if kind_of(row) in QUICK]) if runs else [(r, c) for r, c in pairs if kind_of(r) in QUICK]
+    pairs = (
+        thinned([(row, case) for row, case in pairs if kind_of(row) in QUICK])
+        if runs
+        else [(r, c) for r, c in pairs if kind_of(r) in QUICK]
+    )
 
     def loss(candidate):
         return score(pairs, candidate, predictor) + (pooling * distance(candidate, general, names) if pooling else 0.0)
@@ -162,7 +166,10 @@ def fit(pairs, generation, names, trials, *, say=True, runs=False, pooling=0.0):
         predictor._outcomes.clear()
         width = 0.5 * 0.2 ** (trial / trials)
     if say:
-        print(f"{generation}: {len(pairs)} rows, {start:.4f} -> {best:.4f} " + " ".join(f"{n}={getattr(software, n):.3g}" for n in names), flush=True)
+        print(
+            f"{generation}: {len(pairs)} rows, {start:.4f} -> {best:.4f} " + " ".join(f"{n}={getattr(software, n):.3g}" for n in names),
+            flush=True,
+        )
     return software, best
 
 
@@ -174,10 +181,30 @@ DEFAULT = (
 
 #: Parameters that a generation's rows cannot tell, left at the transfer value or 1.
 FIXED = {
-    "vllm_2023": ("prompt_kernel_s", "expert_product_ratio", "dequantised_product_ratio", "launch_time_ratio", "expert_time_ratio", "dense_time_ratio"),
-    "neuron_2": ("prompt_kernel_s", "expert_time_ratio", "routed_passes", "expert_product_ratio", "dequantised_product_ratio", "launch_time_ratio"),
-    "tt_metal": ("prompt_kernel_s", "expert_product_ratio", "dequantised_product_ratio", "launch_time_ratio",),
+    "vllm_2023": (
+        "prompt_kernel_s",
+        "expert_product_ratio",
+        "dequantised_product_ratio",
+        "launch_time_ratio",
+        "expert_time_ratio",
+        "dense_time_ratio",
+    ),
+    "neuron_2": (
+        "prompt_kernel_s",
+        "expert_time_ratio",
+        "routed_passes",
+        "expert_product_ratio",
+        "dequantised_product_ratio",
+        "launch_time_ratio",
+    ),
+    "tt_metal": (
+        "prompt_kernel_s",
+        "expert_product_ratio",
+        "dequantised_product_ratio",
+        "launch_time_ratio",
+    ),
 }
+
 
 def names_of(generation):
     return [n for n in DEFAULT if n not in FIXED.get(generation, ())] + (["host_layer_s"] if generation == "vllm_2023" else [])

@@ -1,6 +1,6 @@
 """Turn the output of `fit_serving.py --leave-out=...` into data/software_left_out.toml and the residual bands of data/transfer.toml.
 
-    python bench/left_out_rows.py ../shared/data/silicon/measured.csv fits.jsonl ...
+python bench/left_out_rows.py ../shared/data/silicon/measured.csv fits.jsonl ...
 """
 
 from __future__ import annotations
@@ -39,7 +39,11 @@ def parameters(files):
                 entry = json.loads(line)
                 kind = "chip" if "chip" in entry else "model"
                 rows[entry["generation"], kind, entry[kind]] = entry["values"]
-    lines = ["# Software parameters fitted without one chip or one model (bench/fit_serving.py --leave-out): for cross-validation alone.", "", *SOURCE]
+    lines = [
+        "# Software parameters fitted without one chip or one model (bench/fit_serving.py --leave-out): for cross-validation alone.",
+        "",
+        *SOURCE,
+    ]
     for (generation, kind, name), values in sorted(rows.items()):
         for parameter, value in values.items():
             unit = "s" if parameter.endswith("_s") else "ratio"
@@ -59,7 +63,11 @@ def bands(measured):
         if row.kind in KINDS:
             groups[row.family, row.kind].append(abs(row.error))
             groups["transfer", row.kind].append(abs(row.error))
-    lines = ["# Half-width of the 80% band of a prediction on a chip whose rows the fit has not seen, by family and kind of number.", "", *SOURCE]
+    lines = [
+        "# Half-width of the 80% band of a prediction on a chip whose rows the fit has not seen, by family and kind of number.",
+        "",
+        *SOURCE,
+    ]
     for (family, kind), errors in sorted(groups.items()):
         if len(errors) >= FEWEST_ROWS:
             lines += [

@@ -17,7 +17,7 @@ from statistics import median
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
     os.environ[name] = "1"
 
-import numpy as np
+import numpy as np  # noqa: E402  # after the thread limits that it reads
 
 PROMPT_TOKENS, DECODE_TOKENS = 512, 24
 
@@ -91,8 +91,12 @@ def main(rounds: int) -> None:
     for phase in ("prefill 512", "decode at 512", "decode at 0"):
         for clock in ("wall", "cpu"):
             ours, theirs = (median(rates[phase, e.name, clock]) for e in engines)
-            print(f"{phase:14} {clock:4}  {engines[0].name} {ours:7.1f} tokens/s   {engines[1].name} {theirs:7.1f} tokens/s   ratio {ours / theirs:.2f}")
-    print(f"peak memory of both {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB, {rounds} rounds, load {os.getloadavg()[0]:.1f}")
+            print(
+                f"{phase:14} {clock:4}  {engines[0].name} {ours:7.1f} tokens/s   {engines[1].name} {theirs:7.1f} tokens/s   ratio {ours / theirs:.2f}"
+            )
+    print(
+        f"peak memory of both {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB, {rounds} rounds, load {os.getloadavg()[0]:.1f}"
+    )
 
 
 if __name__ == "__main__":

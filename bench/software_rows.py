@@ -13,12 +13,42 @@ SOURCES = {
         "2026-11",
         "https://github.com/ai-dynamo/aiconfigurator",
     ),
-    "vllm": ("vLLM engine arguments and their defaults", "vLLM project, Apache-2.0", "2025-10", "https://docs.vllm.ai/en/latest/configuration/engine_args.html"),
-    "inferencemax": ("InferenceMAX server configurations", "SemiAnalysis, Apache-2.0", "2025-10", "https://github.com/SemiAnalysisAI/InferenceMAX"),
-    "sglang": ("SGLang server arguments", "SGLang project, Apache-2.0", "2025-12", "https://docs.sglang.ai/advanced_features/server_arguments.html"),
-    "trtllm": ("TensorRT-LLM performance overview and LLM arguments", "NVIDIA, Apache-2.0", "2025-11", "https://nvidia.github.io/TensorRT-LLM/"),
-    "splitwise": ("Splitwise: efficient generative LLM inference using phase splitting", "ISCA 2024", "2024-06", "https://arxiv.org/abs/2311.18677"),
-    "tt": ("tt-metal models/README: TTFT of one user's prompt", "Tenstorrent, Apache-2.0", "2025-10", "https://github.com/tenstorrent/tt-metal/blob/main/models/README.md"),
+    "vllm": (
+        "vLLM engine arguments and their defaults",
+        "vLLM project, Apache-2.0",
+        "2025-10",
+        "https://docs.vllm.ai/en/latest/configuration/engine_args.html",
+    ),
+    "inferencemax": (
+        "InferenceMAX server configurations",
+        "SemiAnalysis, Apache-2.0",
+        "2025-10",
+        "https://github.com/SemiAnalysisAI/InferenceMAX",
+    ),
+    "sglang": (
+        "SGLang server arguments",
+        "SGLang project, Apache-2.0",
+        "2025-12",
+        "https://docs.sglang.ai/advanced_features/server_arguments.html",
+    ),
+    "trtllm": (
+        "TensorRT-LLM performance overview and LLM arguments",
+        "NVIDIA, Apache-2.0",
+        "2025-11",
+        "https://nvidia.github.io/TensorRT-LLM/",
+    ),
+    "splitwise": (
+        "Splitwise: efficient generative LLM inference using phase splitting",
+        "ISCA 2024",
+        "2024-06",
+        "https://arxiv.org/abs/2311.18677",
+    ),
+    "tt": (
+        "tt-metal models/README: TTFT of one user's prompt",
+        "Tenstorrent, Apache-2.0",
+        "2025-10",
+        "https://github.com/tenstorrent/tt-metal/blob/main/models/README.md",
+    ),
     "neuron": ("Transformers NeuronX developer guide", "AWS", "2024-04", "https://awsdocs-neuron.readthedocs-hosted.com/"),
 }
 
@@ -285,13 +315,23 @@ GENERATIONS: dict[str, dict[str, Row]] = {
 
 def write(generations: dict[str, dict[str, Row]], path: Path = OUT) -> None:
     used = {row[3] for rows in generations.values() for row in rows.values()} | {"splitwise"}
-    lines = ["# Software generations: physically named parameters (fleet.experiment.Software); overheads are fitted by bench/fit_serving.py.", ""]
+    lines = [
+        "# Software generations: physically named parameters (fleet.experiment.Software); overheads are fitted by bench/fit_serving.py.",
+        "",
+    ]
     for id, (title, publisher, date, url) in SOURCES.items():
         if id in used:
             lines += [f"[sources.{id}]", f'title = "{title}"', f'publisher = "{publisher}"', f'date = "{date}"', f'url = "{url}"', ""]
     for generation, rows in generations.items():
         for parameter, (value, unit, kind, source, low, high) in rows.items():
-            lines += ["[[rows]]", f'id = "{generation}.{parameter}"', f"value = {value:.6g}", f'unit = "{unit}"', f'kind = "{kind}"', f'source = "{source}"']
+            lines += [
+                "[[rows]]",
+                f'id = "{generation}.{parameter}"',
+                f"value = {value:.6g}",
+                f'unit = "{unit}"',
+                f'kind = "{kind}"',
+                f'source = "{source}"',
+            ]
             if low is not None:
                 lines += [f"low = {min(low, value):.6g}", f"high = {max(high or 0.0, value):.6g}"]
             lines += [f'generation = "{generation}"', f'parameter = "{parameter}"', ""]

@@ -22,7 +22,12 @@ def rows(r: Report, date: str) -> str:
         ("accumulate_um2", accumulate.area_um2 / 32, "um2", "block accumulator of a row, per multiply-accumulate; memories apart"),
         ("row_clock", r.row.fmax_hz, "Hz", "lower of the two parts by static timing"),
         ("dot_j", dot.operation_j, "J", f"per multiply-accumulate on {r.activity_source}; low: without glitches"),
-        ("accumulate_j", accumulate.operation_j, "J", "block accumulator, per multiply-accumulate, on the same operands; low: without glitches"),
+        (
+            "accumulate_j",
+            accumulate.operation_j,
+            "J",
+            "block accumulator, per multiply-accumulate, on the same operands; low: without glitches",
+        ),
         ("row_leakage", dot.leakage_w + accumulate.leakage_w, "W", "one row"),
     )
     text = f'[sources.{r.process}]\ntitle = "{title}"\npublisher = "fabless"\ndate = "{date}"\nurl = "docs/synthesis.md"\n\n'

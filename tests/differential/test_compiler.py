@@ -82,7 +82,9 @@ def test_layer_by_layer_equals_the_integer_reference(tinyshakes, family):
     d = weights.decoder
     for n in range(1, d.n_layers + 1):
         cut = replace(d, n_layers=n, windows=d.windows[:n], ropes=d.ropes[:n])
-        held_to_reference(session(replace(weights, decoder=cut), DEMO, [Shape(1, 1), Shape(1, 9)]), replace(weights, decoder=cut), Shape(1, 9))
+        held_to_reference(
+            session(replace(weights, decoder=cut), DEMO, [Shape(1, 1), Shape(1, 9)]), replace(weights, decoder=cut), Shape(1, 9)
+        )
 
 
 @pytest.mark.parametrize("n_tiles", [2, 4])

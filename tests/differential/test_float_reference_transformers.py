@@ -14,7 +14,9 @@ TOKENS = np.random.default_rng(7).integers(3, 160, (2, 24))
 
 
 def _theirs(directory, tokens, dtype):
-    model = transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, attn_implementation="eager", experts_implementation="eager").eval()
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        directory, dtype=dtype, attn_implementation="eager", experts_implementation="eager"
+    ).eval()
     with torch.no_grad():
         return model(torch.tensor(tokens)).logits.double().numpy()
 

@@ -213,8 +213,6 @@ def test_programs_that_need_more_memory_than_the_tile_has_are_refused():
         memory_of(assemble(".buffer m address=0 bytes=2097152 kind=cache\nhalt", tile=SMALL["tiny"]))
 
 
-
-
 COUNTER = """
 .buffer x address=0 bytes=128 kind=input
 .buffer sum address=128 bytes=128 kind=cache format=fp32 shape=32

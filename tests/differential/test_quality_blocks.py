@@ -33,14 +33,17 @@ def test_schemes_round_as_the_block_formats(case):
     theirs = blocks.values()
     # binary32 here, binary64 there: three roundings of 2^-24 each; a quotient that near a tie may go either way, then one step apart
     equal = np.isclose(ours, theirs, rtol=3 * 2.0**-24, atol=0)
-    step = np.diff(np.unique(blocks.elements)).max() * np.repeat(blocks.scales, x.shape[1] // blocks.scales.shape[1], 1) * blocks.tensor_scale
+    step = (
+        np.diff(np.unique(blocks.elements)).max() * np.repeat(blocks.scales, x.shape[1] // blocks.scales.shape[1], 1) * blocks.tensor_scale
+    )
     assert equal.mean() > 0.999
     assert (np.abs(ours - theirs) <= step).all()
 
 
-@pytest.mark.parametrize(("format", "rule"), [(INT8_BLOCK32, "floor"), (INT4_BLOCK32, "floor"), (MXINT8, "ceil"), (MXFP4, "floor"), (NVFP4, "floor")])
+@pytest.mark.parametrize(
+    ("format", "rule"), [(INT8_BLOCK32, "floor"), (INT4_BLOCK32, "floor"), (MXINT8, "ceil"), (MXFP4, "floor"), (NVFP4, "floor")]
+)
 def test_executed_blocks_equal_the_block_formats(format, rule):
     x = _weights()
     ours, theirs = block_matrix(x, format).rows(np.arange(60)), quantise_blocks(x, format, rule=rule).values()
     assert (ours == theirs).mean() > 0.99 if format == NVFP4 else (ours == theirs).all()
-

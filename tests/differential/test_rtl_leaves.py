@@ -17,7 +17,9 @@ pytestmark = pytest.mark.skipif(
 )
 
 N = 1 << 21
-CORNERS = np.array([0, 0x00800000, 0x00800001, 0x00FFFFFF, 0x3F7FFFFF, 0x3F800000, 0x3F800001, 0x7F7FFFFF, 0x7F800000, 0x7FC00000], np.uint32)
+CORNERS = np.array(
+    [0, 0x00800000, 0x00800001, 0x00FFFFFF, 0x3F7FFFFF, 0x3F800000, 0x3F800001, 0x7F7FFFFF, 0x7F800000, 0x7FC00000], np.uint32
+)
 
 
 def canonical(codes):
@@ -34,7 +36,9 @@ def pairs(seed):
     close = slice(quarter, 2 * quarter)
     b[close] = a[close] ^ 0x80000000 ^ (b[close] & 7)
     edge = slice(2 * quarter, 3 * quarter)
-    b[edge] = b[edge] & 0x807FFFFF | (((127 + 126 - (a[edge] >> 23 & 255).astype(np.int64) - rng.integers(-2, 26, quarter)) & 255) << 23).astype(np.uint32)
+    b[edge] = b[edge] & 0x807FFFFF | (
+        ((127 + 126 - (a[edge] >> 23 & 255).astype(np.int64) - rng.integers(-2, 26, quarter)) & 255) << 23
+    ).astype(np.uint32)
     signed = np.concatenate([CORNERS, CORNERS | np.uint32(0x80000000)])
     x, y = (g.reshape(-1) for g in np.meshgrid(signed, signed))
     return canonical(np.concatenate([a, x])), canonical(np.concatenate([b, y]))
@@ -50,7 +54,9 @@ def test_two_million_pairs_round_as_numpy_does(kind, operation):
 
 
 @pytest.mark.parametrize(
-    ("index", "twin"), [(EXP2, functions.exp2_array), (RCP, functions.rcp_array), (RSQRT, functions.rsqrt_array)], ids=["exp2", "rcp", "rsqrt"]
+    ("index", "twin"),
+    [(EXP2, functions.exp2_array), (RCP, functions.rcp_array), (RSQRT, functions.rsqrt_array)],
+    ids=["exp2", "rcp", "rsqrt"],
 )
 def test_functions_on_every_upper_half_and_random_lower_ones(index, twin):
     high = np.arange(1 << 16, dtype=np.uint32) << np.uint32(16)

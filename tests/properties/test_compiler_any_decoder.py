@@ -26,7 +26,12 @@ def any_decoder(rng: np.random.Generator) -> Decoder:
     def likely(share: float) -> bool:
         return bool(rng.random() < share)
 
-    n, n_kv, group, head = int(rng.integers(1, 4)), int(rng.integers(1, 5)), int(rng.integers(1, 4)), int(rng.choice([8, 16, 24, 32, 48, 64, 80]))
+    n, n_kv, group, head = (
+        int(rng.integers(1, 4)),
+        int(rng.integers(1, 5)),
+        int(rng.integers(1, 4)),
+        int(rng.choice([8, 16, 24, 32, 48, 64, 80])),
+    )
     activation = str(rng.choice(["silu", "gelu_tanh", "swiglu_clamped"]))
     routing = Routing(int(rng.integers(2, 9)), 2, likely(0.4)) if likely(0.3) else None
     return Decoder(

@@ -178,7 +178,7 @@ def test_yield_falls_with_area_and_defects_and_never_below_poisson(area, d0, alp
 
 @settings(max_examples=80, deadline=None)
 @given(st.floats(10.0, 850.0), st.floats(0.05, 0.95), st.integers(1, 160), st.integers(0, 12), st.floats(0.0, 0.6), st.floats(0.5, 20.0))
-def test_harvesting_never_lowers_yield(die, share, n, spare, d0, alpha):  # noqa: PLR0917 one strategy per argument
+def test_harvesting_never_lowers_yield(die, share, n, spare, d0, alpha):
     """On one die, tolerating more bad cores is never worse; tolerating none is the plain yield; tolerating all leaves the uncore's."""
     total = n + spare
     core = die * share / total

@@ -100,11 +100,13 @@ def test_random_safetensors_lengths(tmp_path, length, content):
     assert held(read_headers, path) < MOST_BYTES
 
 
-entries = st.fixed_dictionaries({
-    "dtype": st.sampled_from(["F32", "BF16", "F8_E4M3", "nonsense", 3]),
-    "shape": st.lists(st.integers(-1, 2**60), max_size=3) | st.none(),
-    "data_offsets": st.lists(st.integers(-5, 2**62), max_size=3) | st.text(max_size=2),
-})
+entries = st.fixed_dictionaries(
+    {
+        "dtype": st.sampled_from(["F32", "BF16", "F8_E4M3", "nonsense", 3]),
+        "shape": st.lists(st.integers(-1, 2**60), max_size=3) | st.none(),
+        "data_offsets": st.lists(st.integers(-5, 2**62), max_size=3) | st.text(max_size=2),
+    }
+)
 
 
 @given(st.dictionaries(st.text(max_size=5), entries | st.integers(), max_size=3), st.binary(max_size=50))

@@ -17,7 +17,9 @@ from fabless.model.weights import decode, open_weights
 
 QUICK = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=8), lambda inner: st.lists(inner, max_size=4), max_leaves=5
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4),
+    max_leaves=5,
 )
 
 
@@ -82,7 +84,10 @@ def test_random_bytes_are_refused(tmp_path, content, marked):
 
 
 @QUICK
-@given(st.dictionaries(st.sampled_from(["dtype", "shape", "data_offsets", "more"]), JSON, max_size=4), st.dictionaries(st.text(max_size=3), JSON, max_size=2))
+@given(
+    st.dictionaries(st.sampled_from(["dtype", "shape", "data_offsets", "more"]), JSON, max_size=4),
+    st.dictionaries(st.text(max_size=3), JSON, max_size=2),
+)
 def test_any_safetensors_header_is_refused_or_read(tmp_path, entry, others):
     text = json.dumps({**others, "t": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8], **entry}}).encode()
     path = tmp_path / "m.safetensors"
@@ -96,8 +101,12 @@ def test_any_safetensors_header_is_refused_or_read(tmp_path, entry, others):
 @given(st.sampled_from(sorted(RANDOM_CONFIGS)), st.data())
 def test_any_config_is_refused_or_read(kind, data):
     config = random_config(kind)
-    for key in data.draw(st.lists(st.sampled_from(sorted([*config, "sliding_window", "rope_scaling", "layer_types"])), min_size=1, max_size=3)):
-        config[key] = data.draw(JSON | st.dictionaries(st.sampled_from(["rope_type", "factor", "rope_theta", "full_attention"]), JSON, max_size=3))
+    for key in data.draw(
+        st.lists(st.sampled_from(sorted([*config, "sliding_window", "rope_scaling", "layer_types"])), min_size=1, max_size=3)
+    ):
+        config[key] = data.draw(
+            JSON | st.dictionaries(st.sampled_from(["rope_type", "factor", "rope_theta", "full_attention"]), JSON, max_size=3)
+        )
     decoder = _attempt(decoder_from_config, config, "config.json")
     if decoder is not None:
         assert decoder.n_heads % decoder.n_kv_heads == 0
@@ -112,7 +121,9 @@ def test_any_gguf_metadata_is_refused_or_read(data):
         "llama.attention.head_count": 2, "tokenizer.ggml.tokens": ["a", "b", "ab"], "tokenizer.ggml.model": "gpt2", "tokenizer.ggml.merges": ["a b"],
         "tokenizer.ggml.scores": [0.0, 1.0, 2.0], "tokenizer.ggml.token_type": [1, 1, 1], "llama.rope.freq_base": 1e4,
     }  # fmt: skip
-    for key in data.draw(st.lists(st.sampled_from([*sorted(metadata), "llama.rope.scaling.type", "llama.expert_count"]), min_size=1, max_size=3)):
+    for key in data.draw(
+        st.lists(st.sampled_from([*sorted(metadata), "llama.rope.scaling.type", "llama.expert_count"]), min_size=1, max_size=3)
+    ):
         metadata[key] = data.draw(JSON | st.sampled_from(["llama", "gemma3", "gpt-oss", "linear", "yarn"]))
     _attempt(lambda: decoder_from_gguf(metadata, "m.gguf", tied_embeddings=True))
     tokenizer = _attempt(tokenizer_of_gguf, metadata, "m.gguf")

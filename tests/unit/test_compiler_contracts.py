@@ -99,7 +99,12 @@ REFUSALS = [
     ("llama", {"skip": ("fuze",)}, InputError, "no pass 'fuze'; did you mean 'fuse'"),
     ("llama", {"context_tokens": 10**6}, InputError, "a context of 1000000 tokens; the model has 1 to 128"),
     ("llama", {"tile": replace(DEMO, memory_bytes=1 << 16)}, InfeasibleError, "of memory .* it has .*; use more tiles, a shorter context"),
-    ("llama", {"tile": replace(DEMO, accumulator_words=32)}, InfeasibleError, "q, k and v of 1 rows need .* accumulator words, .* use more tiles for fewer heads each, or"),
+    (
+        "llama",
+        {"tile": replace(DEMO, accumulator_words=32)},
+        InfeasibleError,
+        "q, k and v of 1 rows need .* use more tiles for fewer heads each, or",
+    ),
     ("llama", {"tile": replace(DEMO, vector_elements=1024)}, InfeasibleError, "vector buffer: '.*' needs .* the tile has 1,024"),
     ("llama", {"tile": replace(DEMO, activation_words=8)}, InfeasibleError, "activation buffer: '.*' needs .* the tile has 8"),
     ("llama", {"tile": replace(DEMO, instruction_words=64)}, InfeasibleError, "instructions, program memory holds 64"),
@@ -117,7 +122,7 @@ def test_refusals_name_what_is_wrong(family, options, error, message):
 
 def test_heads_that_straddle_tiles_are_refused(decoder):
     narrow = replace(decoder, n_heads=2, n_kv_heads=2, d_head=16)
-    with pytest.raises(UnsupportedError, match="1 heads of 16 a tile do not fill blocks of 32; use 1 tile$"):
+    with pytest.raises(UnsupportedError, match=r"1 heads of 16 a tile do not fill blocks of 32; use 1 tile$"):
         compile_model(narrow, DEMO, n_tiles=2)
 
 
@@ -136,7 +141,16 @@ def test_launches_are_checked(decoder, segments, message):
 
 def test_a_smollm_program_is_small_and_quick_to_compile():
     """SmolLM2's shapes, without its weights: 30 layers are one loop."""
-    shape = {"n_layers": 30, "d_model": 576, "d_ff": 1536, "n_heads": 9, "n_kv_heads": 3, "d_head": 64, "n_vocab": 49152, "context_tokens": 8192}
+    shape = {
+        "n_layers": 30,
+        "d_model": 576,
+        "d_ff": 1536,
+        "n_heads": 9,
+        "n_kv_heads": 3,
+        "d_head": 64,
+        "n_vocab": 49152,
+        "context_tokens": 8192,
+    }
     base = open_weights("tinyshakes").decoder
     d = replace(base, **shape, windows=(0,) * 30, ropes=base.ropes[:1] * 30, attention_scale=0.125)
     compiled = compile_model(d, DEMO, context_tokens=2048)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import isclose
 
 import pytest
@@ -40,16 +41,20 @@ PLAIN = {
     "mask_sets": 2,
     "ip_usd": 1e6,
     "nre_life_years": 4,
+    "nre_lead_years": 0,
+    "software_upkeep_ratio": 0,
     "host_usd": 100,
     "nic_usd": 50,
     "power_usd_per_w": 0.5,
     "network_usd": 200,
+    "switch_usd_per_gb_per_s": 0,
     "host_power_ratio": 1.0,
     "facility_usd_per_w": 10,
     "facility_life_years": 20,
     "server_life_years": 5,
     "pue": 1.25,
     "operations_ratio": 0.0,
+    "replacement_ratio": 0.0,
     "interest_ratio": 0.0,
     "electricity_usd_per_kwh": 0.1,
 }
@@ -93,6 +98,30 @@ def test_a_bill_by_hand():
     assert isclose(bill.decode_usd_per_mtok.mid, bill.usd_per_year.mid * 0.75 / 2e6)
     assert isclose(bill.j_per_token.mid, 50 * 2 * 1.25 * 1000 * 8760 * 3600 / 8e12)
     assert isclose(bill.tokens_per_s_per_mw.mid, 8e12 / (8760 * 3600) / (100 * 2 * 1.25 * 1000 / 1e6))
+
+
+def test_what_only_ones_own_chip_costs_by_hand():
+    """Interest before the first chip, software upkeep, failed chips and switches: a bought chip of the same price pays none of them."""
+    change = {
+        "interest_ratio": 0.1,
+        "nre_lead_years": 2,
+        "software_upkeep_ratio": 0.25,
+        "replacement_ratio": 0.03,
+        "switch_usd_per_gb_per_s": 4,
+    }
+    inputs = INPUTS.replace(**change)
+    cost = part_cost("chip", replace(PART, switched_gb_per_s=100.0), inputs)
+    fleet = FleetDemand(1000, 50.0, 100.0, 6e12, 2e12, 0.25)
+    own = {line.label: line.usd_per_year.mid for line in price(fleet, cost, inputs).lines}
+    recovery = 0.1 / (1 - 1.1**-4)
+    assert isclose(own["mask sets"], 2e6 * 1.21 * recovery)
+    assert isclose(own["software upkeep"], 0.25 * 2e6)
+    assert isclose(own["replaced chips"], 0.03 * cost.price_usd.mid * 1000)
+    assert isclose(own["switches between chips"], 400 * 1000 * 0.1 / (1 - 1.1**-5))
+    assert isclose(cost.price_usd.mid, part_cost("chip", PART, inputs).price_usd.mid)  # switches are no part of the chip
+    bought = bought_chip("H100 SXM")
+    assert bought is not None
+    assert not {"replaced chips", "software upkeep", "switches between chips"} & {x.label for x in price(fleet, bought, inputs).lines}
 
 
 def test_nre_is_shared_among_all_chips_of_the_design():

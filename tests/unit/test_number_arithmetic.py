@@ -1,6 +1,5 @@
 """Machine arithmetic: scalar definitions against exact fractions and NumPy, array twins against the scalars, functions over every significand."""
 
-# ruff: noqa: E501  a table of cases
 from __future__ import annotations
 
 import math

@@ -66,7 +66,11 @@ def netlist(library):
         "i": {"type": "INV", "connections": {"A": [4], "Y": [5]}},
         "f": {"type": "DFF", "connections": {"CK": [3], "R": ["1"], "D": [6], "Q": [4]}},
     }
-    ports = {"a": {"direction": "input", "bits": [2]}, "clk": {"direction": "input", "bits": [3]}, "q": {"direction": "output", "bits": [4]}}
+    ports = {
+        "a": {"direction": "input", "bits": [2]},
+        "clk": {"direction": "input", "bits": [3]},
+        "q": {"direction": "output", "bits": [4]},
+    }
     return read_netlist(json.dumps({"modules": {"top": {"ports": ports, "cells": cells, "netnames": {}}}}), "top", library)
 
 
@@ -111,7 +115,10 @@ def test_the_energy_of_the_toy_is_as_by_hand(tmp_path):
 def test_glitches_shorter_than_a_gate_are_swallowed(tmp_path):
     library = toy(tmp_path)
     # y = nand(a, inv(a)): always 1 once settled, but for a pulse of the inverter's delay when a rises.
-    cells = {"i": {"type": "INV", "connections": {"A": [2], "Y": [3]}}, "n": {"type": "NAND2", "connections": {"A": [2], "B": [3], "Y": [4]}}}
+    cells = {
+        "i": {"type": "INV", "connections": {"A": [2], "Y": [3]}},
+        "n": {"type": "NAND2", "connections": {"A": [2], "B": [3], "Y": [4]}},
+    }
     ports = {"a": {"direction": "input", "bits": [2]}, "y": {"direction": "output", "bits": [4]}}
     n = read_netlist(json.dumps({"modules": {"top": {"ports": ports, "cells": cells, "netnames": {}}}}), "top", library)
     for delays, pulses in (({"i": 8e-12, "n": 1e-12}, 2), ({"i": 1e-12, "n": 8e-12}, 0)):

@@ -151,9 +151,12 @@ def simulate(
         say_json({"model": decoder.name, "chip": name, "batch": batch, "tokens": tokens, "position": position, "memory": memory,
                   "cycles": int(trace.cycles), "units": {e.name: e.cycles for e in trace.events}, "stalls": dict(trace.stalls), "host_s": host_s})  # fmt: skip
         return
-    say(f"{decoder.name} on one tile of '{name}': {batch} x {tokens} tokens at position {position}: {int(trace.cycles):,} cycles, cycle fidelity")
+    say(
+        f"{decoder.name} on one tile of '{name}': {batch} x {tokens} tokens at position {position}: {int(trace.cycles):,} cycles, cycle fidelity"
+    )
     rows = [
-        (e.name, f"{e.cycles:,.0f}", f"{e.cycles / trace.cycles:.1%}", f"{e.overhead_cycles:,.0f}", f"{e.memory_cycles:,.0f}") for e in trace.events
+        (e.name, f"{e.cycles:,.0f}", f"{e.cycles / trace.cycles:.1%}", f"{e.overhead_cycles:,.0f}", f"{e.memory_cycles:,.0f}")
+        for e in trace.events
     ]
     say_table(("queue", "busy", "of all", "waits for a semaphore", "waits for memory"), rows, right=(1, 2, 3, 4))
 
@@ -170,7 +173,9 @@ def doctor(*, json: Json = False) -> None:
     if json:
         say_json(list(found))
         return
-    say_table(("tool", "what for", "found", "install"), [(t.name, t.purpose, t.found or "missing", "" if t.found else t.install) for t in found])
+    say_table(
+        ("tool", "what for", "found", "install"), [(t.name, t.purpose, t.found or "missing", "" if t.found else t.install) for t in found]
+    )
     missing = [t.name for t in found if not t.found]
     say()
     say(f"missing: {', '.join(missing)}" if missing else "everything is there")

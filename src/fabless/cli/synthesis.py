@@ -60,18 +60,31 @@ def _tile(chip: Path | None) -> Tile:
 def _say(result: Report) -> None:
     say(f"{result.title}: library {result.library}, {result.corner}, {result.stage}, {', '.join(result.tools)}")
     say()
-    say_table(("block", "count", "µm²", "µm² per op", "MHz", "pJ per op", "without glitches", "leakage", "gates", "recipe"), [_row(b) for b in result.blocks], right=tuple(range(1, 9)))
+    say_table(
+        ("block", "count", "µm²", "µm² per op", "MHz", "pJ per op", "without glitches", "leakage", "gates", "recipe"),
+        [_row(b) for b in result.blocks],
+        right=tuple(range(1, 9)),
+    )
     say()
     pairs = []
     if result.row is not None:
         r = result.row
         pairs += [
-            ("one row", f"{r.um2_per_mac:,.4g} µm² a MAC: dot product {r.dot_um2_per_mac:,.4g}, block accumulator {r.accumulator_um2_per_mac:,.4g} ({r.accumulator_ratio:+.0%})"),
+            (
+                "one row",
+                f"{r.um2_per_mac:,.4g} µm² a MAC: dot product {r.dot_um2_per_mac:,.4g}, block accumulator {r.accumulator_um2_per_mac:,.4g} ({r.accumulator_ratio:+.0%})",
+            ),
             ("clock of a row", si(r.fmax_hz, "Hz")),
             ("energy of a row", f"{si(r.mac_j, 'J')} a MAC, leakage included"),
         ]
     pairs += [(f"{b.name}: critical path", " → ".join([*b.path, b.path_end])) for b in result.blocks]
-    pairs += [(f"memory {m.name}", f"{m.width} x {m.depth}, {m.reads} read ports, one row: {f'{m.area_um2:,.0f} µm²' if m.area_um2 is not None else 'unknown'} ({m.basis})") for m in result.memories]
+    pairs += [
+        (
+            f"memory {m.name}",
+            f"{m.width} x {m.depth}, {m.reads} read ports, one row: {f'{m.area_um2:,.0f} µm²' if m.area_um2 is not None else 'unknown'} ({m.basis})",
+        )
+        for m in result.memories
+    ]
     pairs += [("activity", result.activity_source), ("not counted", result.limits)]
     say_pairs(pairs)
 

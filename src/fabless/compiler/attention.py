@@ -43,7 +43,18 @@ def _source(step: Step) -> tuple[str, int, int]:
         return "c", first, total
     v = step.places.v["qkv"]
     feed(step, "qkv_bias")
-    e("vec", pre="add", rows=step.shape.rows, len=total, a_space="c", a=first, a_stride=total // BLOCK, dst=v, dst_stride=total // BLOCK, **fed(step))
+    e(
+        "vec",
+        pre="add",
+        rows=step.shape.rows,
+        len=total,
+        a_space="c",
+        a=first,
+        a_stride=total // BLOCK,
+        dst=v,
+        dst_stride=total // BLOCK,
+        **fed(step),
+    )
     used(step)
     return "v", v, total
 
@@ -114,7 +125,17 @@ def _store(step: Step, source: tuple[str, int, int]) -> None:
         e("quant", rows=n, len=d.d_head, a=at, a_stride=head // BLOCK, dst=a["k"] + h * s.head_blocks, dst_stride=apart)
     values = first + (s.n_heads + s.n_kv_heads) * head
     for h, at, n, stride in _columns(step, values, s.n_kv_heads, s.value, row):
-        e("quant", scope="row", rows=n, len=d.d_head, a_space=space, a=at, a_stride=stride, dst=a["v"] + h * s.head_blocks, dst_stride=apart)
+        e(
+            "quant",
+            scope="row",
+            rows=n,
+            len=d.d_head,
+            a_space=space,
+            a=at,
+            a_stride=stride,
+            dst=a["v"] + h * s.head_blocks,
+            dst_stride=apart,
+        )
     e.signal("vpu", "kv_ready")
     e.wait("store", "kv_ready")
     e.set("i")

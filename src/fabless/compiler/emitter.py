@@ -45,7 +45,9 @@ class Emitter:
         """Return the register of that name, taking a free one at first use."""
         if name not in self._registers:
             if not self._free:
-                raise InfeasibleError(f"program: more than {N_REGISTERS - 1} registers are live at '{name}'; compile for one kind of layer at a time")
+                raise InfeasibleError(
+                    f"program: more than {N_REGISTERS - 1} registers are live at '{name}'; compile for one kind of layer at a time"
+                )
             self._registers[name] = self._free.pop()
         return self._registers[name]
 
@@ -87,7 +89,13 @@ class Emitter:
 
     def _sync(self, queue: str, wait: int, signal: int) -> None:
         last = self.items[-1] if self.items else None
-        if self._merge and last is not None and last.mnemonic == "sync" and last.choice("queue") == queue and self._mergeable(last, wait, signal):
+        if (
+            self._merge
+            and last is not None
+            and last.mnemonic == "sync"
+            and last.choice("queue") == queue
+            and self._mergeable(last, wait, signal)
+        ):
             self.items.pop()
             wait, signal = wait | last["wait"], signal | last["signal"]
         self("sync", queue=queue, wait=wait, signal=signal)

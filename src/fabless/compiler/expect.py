@@ -43,7 +43,10 @@ class Expected:
         busy = dict(self.busy)
         for name, n in other.busy:
             busy[name] = busy.get(name, 0) + n
-        sums = (getattr(self, f) + getattr(other, f) for f in ("macs", "vector_ops", "dram_bytes", "scratchpad_bytes", "link_bytes", "instructions"))
+        sums = (
+            getattr(self, f) + getattr(other, f)
+            for f in ("macs", "vector_ops", "dram_bytes", "scratchpad_bytes", "link_bytes", "instructions")
+        )
         return Expected(self.cycles + other.cycles, tuple(busy.items()), *sums)
 
 

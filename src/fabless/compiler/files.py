@@ -40,7 +40,9 @@ def read_program(path: Path) -> Program:
     try:
         raw = path.read_bytes()
     except OSError as error:
-        raise InputError(f"{path}: cannot read the program ({error.strerror or error}); give a file that 'fabless compile --out' wrote") from None
+        raise InputError(
+            f"{path}: cannot read the program ({error.strerror or error}); give a file that 'fabless compile --out' wrote"
+        ) from None
     if path.suffix in TEXT:
         try:
             return assemble(raw.decode("utf-8"))
@@ -52,4 +54,6 @@ def read_program(path: Path) -> Program:
             numbered = [line.split(" ", 1) for line in labels.splitlines()]
             return replace(assemble(directives), words=words, labels={name: int(index) for index, name in numbered})
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path}: not a program ({error}); give a file that 'fabless compile --out' wrote, or assembly with suffix .s") from None
+        raise InputError(
+            f"{path}: not a program ({error}); give a file that 'fabless compile --out' wrote, or assembly with suffix .s"
+        ) from None

@@ -102,8 +102,14 @@ def _check(layout: Layout, shape: Shape, segments: Sequence[Segment]) -> None:
         if not 0 < n <= shape.tokens:
             raise InputError(f"{n} tokens of a sequence for a program of {shape.tokens} at a time; give 1 to {shape.tokens}")
         if segment.position < 0 or end > layout.context_tokens:
-            raise InputError(f"tokens {segment.position} to {end} of a sequence exceed the context of {layout.context_tokens}; compile for more")
+            raise InputError(
+                f"tokens {segment.position} to {end} of a sequence exceed the context of {layout.context_tokens}; compile for more"
+            )
         if min(segment.tokens) < 0 or max(segment.tokens) >= d.n_vocab:
-            raise InputError(f"token ids must be 0 to {d.n_vocab - 1}, not {min(segment.tokens)} to {max(segment.tokens)}; use the model's tokenizer")
+            raise InputError(
+                f"token ids must be 0 to {d.n_vocab - 1}, not {min(segment.tokens)} to {max(segment.tokens)}; use the model's tokenizer"
+            )
         if len(segment.pages) < ceil(end, PAGE_KEYS) or min(segment.pages) < 0 or max(segment.pages) >= layout.n_pages:
-            raise InputError(f"{end} tokens need {ceil(end, PAGE_KEYS)} pages from 0 to {layout.n_pages - 1}, {len(segment.pages)} were given")
+            raise InputError(
+                f"{end} tokens need {ceil(end, PAGE_KEYS)} pages from 0 to {layout.n_pages - 1}, {len(segment.pages)} were given"
+            )

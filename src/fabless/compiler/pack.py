@@ -33,7 +33,9 @@ def pack(layout: Layout, weights: IntegerWeights, out: Bytes | None = None) -> B
     """
     d = layout.decoder
     if weights.decoder != d:
-        raise InputError(f"weights of {weights.decoder.name} cannot be packed for a program of {d.name}; compile for the model that is loaded")
+        raise InputError(
+            f"weights of {weights.decoder.name} cannot be packed for a program of {d.name}; compile for the model that is loaded"
+        )
     image = np.zeros(layout.image_bytes, np.uint8) if out is None else out
     _put(image, layout.addresses["constants"], constant_values(layout))
     _rotary(layout, image)
@@ -115,7 +117,13 @@ def _layer(layout: Layout, weights: IntegerWeights, image: Bytes, i: int) -> Non
 
 
 def _block(
-    layout: Layout, weights: IntegerWeights, image: Bytes, prefix: str, *, vectors: Mapping[str, tuple[int, int]], matrices: Mapping[str, Any]
+    layout: Layout,
+    weights: IntegerWeights,
+    image: Bytes,
+    prefix: str,
+    *,
+    vectors: Mapping[str, tuple[int, int]],
+    matrices: Mapping[str, Any],
 ) -> None:
     """Write vectors, then matrices, of a layer or an expert from the start of `image`."""
     at = 0
@@ -143,7 +151,9 @@ def _sources(layout: Layout) -> dict[str, tuple[tuple[str, ...], Indices, Indice
     gates: Any = np.where((hidden < (s.index + 1) * s.hidden) & (hidden < d.d_ff), hidden, -1).reshape(-1, 1, half)
     gate_up = np.concatenate([gates, np.where(gates < 0, -1, gates + d.d_ff)], axis=1).reshape(-1)
     mixed = _real(np.arange(m["o"].blocks), ceil(n_q, BLOCK))
-    router: dict[str, Any] = {"router": (("router",), _pad(np.arange(d.routing.n_experts), _outputs(m["router"])), None)} if d.routing else {}
+    router: dict[str, Any] = (
+        {"router": (("router",), _pad(np.arange(d.routing.n_experts), _outputs(m["router"])), None)} if d.routing else {}
+    )
     own = m["down"].blocks // s.n_tiles
     tile, block = np.divmod(np.arange(m["down"].blocks), own)
     down = np.where(block < s.hidden // BLOCK, _real(tile * (s.hidden // BLOCK) + block, ceil(d.d_ff, BLOCK)), -1)

@@ -151,7 +151,16 @@ class Layout:
 
 
 def lay_out(
-    decoder: Decoder, tile: Tile, shapes: tuple[Shape, ...], *, index: int, n_tiles: int, context_tokens: int, n_pages: int, format: str, slots: int
+    decoder: Decoder,
+    tile: Tile,
+    shapes: tuple[Shape, ...],
+    *,
+    index: int,
+    n_tiles: int,
+    context_tokens: int,
+    n_pages: int,
+    format: str,
+    slots: int,
 ) -> Layout:
     """Choose tiles and addresses; raises `InfeasibleError` when a buffer or the memory is too small, `UnsupportedError` by name."""
     _supported(format)
@@ -182,7 +191,9 @@ def _supported(format: str) -> None:
         raise UnsupportedError(f"weights in {format} are not compiled; known: {', '.join(STORED)}")
 
 
-def _matrices(decoder: Decoder, tile: Tile, s: Share, *, shapes: tuple[Shape, ...], slot: int, formats: tuple[str, str]) -> dict[str, Matrix]:
+def _matrices(
+    decoder: Decoder, tile: Tile, s: Share, *, shapes: tuple[Shape, ...], slot: int, formats: tuple[str, str]
+) -> dict[str, Matrix]:
     rows = tile.rows
     granule = max(1, tile.vector_align // rows)
     rest = min(tile.accumulator_words - attention_accumulators(tile, s, shape) for shape in shapes)

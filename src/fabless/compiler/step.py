@@ -238,7 +238,9 @@ def _normed(step: Step, name: str, source: int, rows: int, *, final: bool = Fals
         feed(step, name, length=width, register="", offset=step.layout.addresses["head"])
     else:
         feed(step, name)
-    quantised(step, "normed", {"a": v["y"], "a_stride": width // BLOCK, "pre": "mul", **fed(step)}, rows=rows, length=d, dst_stride=ceil(d, BLOCK))
+    quantised(
+        step, "normed", {"a": v["y"], "a_stride": width // BLOCK, "pre": "mul", **fed(step)}, rows=rows, length=d, dst_stride=ceil(d, BLOCK)
+    )
     used(step)
     e.signal("vpu", "a_ready")
 
@@ -339,7 +341,13 @@ def residual(step: Step, name: str, source: str, *, bias: str, post_norm: str, r
     e.set("col")
 
     def add(c: dict[str, int | str], n: int) -> None:
-        out: dict[str, int | str] = {"rows": rows, "len": n, "dst": target + s.index * s.model, "dst_reg": e.x("col"), "dst_stride": width // BLOCK}
+        out: dict[str, int | str] = {
+            "rows": rows,
+            "len": n,
+            "dst": target + s.index * s.model,
+            "dst_reg": e.x("col"),
+            "dst_stride": width // BLOCK,
+        }
         x: dict[str, int | str] = {"b_kind": "vector", "b": v["x"] + s.index * s.model, "b_reg": e.x("col"), "b_stride": width // BLOCK}
         if bias:
             e.set("t1", layout.vectors[bias][0], of="col", times=4, plus="layer")

@@ -74,7 +74,16 @@ def cycles(n: int, n_tiles: int, parts: tuple[int, ...], m: int) -> int:
 
 
 def choose(
-    name: str, words: int, blocks: int, tile: Tile, *, slot_words: int, column_words: int, granule: int, exact: bool, formats: tuple[str, str]
+    name: str,
+    words: int,
+    blocks: int,
+    tile: Tile,
+    *,
+    slot_words: int,
+    column_words: int,
+    granule: int,
+    exact: bool,
+    formats: tuple[str, str],
 ) -> Matrix:
     """Return the tiling of a matrix with the fewest cycles, of those the fewest pieces.
 

@@ -17,7 +17,9 @@ class Line:
     """
 
     label: str
-    group: str  # silicon | memory | package | test | margin | nre | server | network | facility | energy | operations | rent
+    group: (
+        str  # silicon | memory | package | test | margin | nre | server | network | facility | energy | operations | spares | upkeep | rent
+    )
     usd: Range
     when: str
     sources: tuple[str, ...] = ()

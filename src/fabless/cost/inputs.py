@@ -40,7 +40,8 @@ CHEAPER_WHEN_HIGH = frozenset(
 class Inputs(Generic[T_co]):
     """Hold the money side of a study by name. `Inputs[Range]` is what a study reads and overrides, `Inputs[Values]` what formulas take.
 
-    Units: `_usd` per wafer, chip, package, mask set or design; `_usd_per_gb` per 1e9 bytes; ratios as shares or per year.
+    Units: `_usd` per wafer, chip, package, mask set or design; `_usd_per_gb` per 1e9 bytes, `_usd_per_gb_per_s` per 1e9 bytes
+    a second; ratios as shares or per year.
     """
 
     wafer_usd: T_co
@@ -64,16 +65,20 @@ class Inputs(Generic[T_co]):
     mask_sets: T_co
     ip_usd: T_co
     nre_life_years: T_co
+    nre_lead_years: T_co
+    software_upkeep_ratio: T_co
     host_usd: T_co
     nic_usd: T_co
     power_usd_per_w: T_co
     network_usd: T_co
+    switch_usd_per_gb_per_s: T_co
     host_power_ratio: T_co
     facility_usd_per_w: T_co
     facility_life_years: T_co
     server_life_years: T_co
     pue: T_co
     operations_ratio: T_co
+    replacement_ratio: T_co
     interest_ratio: T_co
     electricity_usd_per_kwh: T_co
 
@@ -151,6 +156,8 @@ def cost_inputs(process: str, memory: str, package: str, *, region: str = "us", 
         "mask_sets": [("nre", table("nre").fact("mask_sets"))],
         "ip_usd": [("nre", table("nre").fact("ip_usd"))],
         "nre_life_years": [("nre", table("nre").fact("nre_life_years"))],
+        "nre_lead_years": [("nre", table("nre").fact("nre_lead_years"))],
+        "software_upkeep_ratio": [("nre", table("nre").fact("software_upkeep_ratio"))],
         "partner_margin_ratio": [("nre", table("nre").fact("partner_margin_ratio" if partner else "no_partner_margin_ratio"))],
         "electricity_usd_per_kwh": [("electricity", table("electricity").fact(region))],
     }

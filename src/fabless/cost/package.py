@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 class Part:
     """Describe what is priced: one die of `n_dies`, its memory and its heat; floats, or arrays of many designs.
 
-    `core_area_mm2` is one of the `n_cores + n_spare` cores on one die, of which `n_spare` may be bad. `memory_gb` is 1e9 bytes a package.
+    `core_area_mm2` is one of the `n_cores + n_spare` cores on one die, of which `n_spare` may be bad. `memory_gb` is 1e9 bytes a package,
+    `switched_gb_per_s` what of its links, one way, runs into switches that stand between chips.
     """
 
     die_width_mm: Values
@@ -39,6 +40,7 @@ class Part:
     n_cores: Values = 1.0
     n_spare: Values = 0.0
     core_area_mm2: Values = 0.0
+    switched_gb_per_s: Values = 0.0
 
     @property
     def die_area_mm2(self) -> Values:

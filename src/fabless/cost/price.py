@@ -25,7 +25,9 @@ from fabless.cost.system import (
     energy_usd_per_year,
     facility_usd,
     grid_w,
+    nre_yearly_ratio,
     server_usd,
+    switch_usd,
 )
 
 if TYPE_CHECKING:
@@ -37,6 +39,9 @@ if TYPE_CHECKING:
 
     Corners = NDArray[np.float64]
     Values = float | NDArray[np.float64]
+
+
+UPKEEP = "upkeep"  # the group of yearly costs that a design has whatever its volume
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +128,7 @@ def part_of(silicon: Silicon, chip: Chip) -> Part:
         n_cores=chip.n_cores / silicon.n_dies,
         n_spare=float(chip.spare_cores // silicon.n_dies),
         core_area_mm2=area if chip.spare_cores >= silicon.n_dies else 0.0,
+        switched_gb_per_s=chip.link.bandwidth_bytes_per_s / 1e9 if chip.link.topology == "switch" else 0.0,
     )
 
 
@@ -136,7 +142,7 @@ def part_cost(name: str, part: Part, inputs: CostInputs) -> ChipCost:
     x = corners_for(part, inputs)
     made = packaged(part, x, inputs.package)
     silicon_sources = inputs.source("wafer_usd", "d0_per_cm2", "alpha")
-    rows = (
+    rows: tuple[tuple[str, str, Values, tuple[str, ...]], ...] = (
         ("silicon", "working dies", made.die_usd, silicon_sources),
         ("memory", "memory", made.memory_usd, inputs.source("memory_usd_per_gb")),
         (
@@ -148,6 +154,9 @@ def part_cost(name: str, part: Part, inputs: CostInputs) -> ChipCost:
         ("test", "test", made.test_usd, inputs.source("test_usd")),
         ("margin", "implementation partner's margin", made.margin_usd, inputs.source("partner_margin_ratio")),
     )
+    if part.switched_gb_per_s:
+        switches = switch_usd(part.switched_gb_per_s, x)
+        rows += (("network", "switches between chips", switches, inputs.source("switch_usd_per_gb_per_s")),)
     lines = tuple(Line(label, group, _range(usd), "capex", sources) for group, label, usd, sources in rows)
     nre = tuple(Line(label, "nre", _range(usd), "once", inputs.source(*names)) for label, usd, names in nre_lines(x))
     good = np.asarray(made.die_yield_ratio)
@@ -180,18 +189,18 @@ def bought_chip(name: str) -> ChipCost | None:
 def price(fleet: FleetDemand, chip: ChipCost, inputs: CostInputs) -> Bill:
     """Return the yearly bill of a fleet of own or bought chips: chips, NRE, servers, network, building, energy, operations.
 
-    What is paid at once is spread over its life by capital recovery at `interest_ratio`.
+    What is paid at once is spread over its life by capital recovery at `interest_ratio`; NRE bears interest from before that, too.
     """
     x = inputs.corners()
     n, chip_w = fleet.n_chips, fleet.provisioned_w
-    nre_life, server_life, facility_life = (
+    server_life, facility_life = (
         (years.mid, np.asarray(capital_recovery_factor(x.interest_ratio, at)))
         for years, at in (
-            (inputs.ranges.nre_life_years, x.nre_life_years),
             (inputs.ranges.server_life_years, x.server_life_years),
             (inputs.ranges.facility_life_years, x.facility_life_years),
         )
     )
+    nre_life = (inputs.ranges.nre_life_years.mid, np.asarray(nre_yearly_ratio(x)))
     share = n / (fleet.n_built or n)
     lines = [_spread(one.label, "nre", _corners(one.usd) * share, when="once", life=nre_life, sources=one.sources) for one in chip.nre]
     around = (
@@ -202,10 +211,17 @@ def price(fleet: FleetDemand, chip: ChipCost, inputs: CostInputs) -> Bill:
     lines += [_spread(c.label, c.group, _corners(c.usd) * n, when="capex", life=server_life, sources=c.sources) for c in chip.lines]
     lines += [_spread(g, g, np.asarray(usd) * n, when="capex", life=life, sources=sources) for g, usd, life, sources in around]
     capex = sum((line.usd for line in lines if line.when == "capex"), Range.exact(0.0))
-    yearly = (
+    yearly: tuple[tuple[str, str, Values, tuple[str, ...]], ...] = (
         ("energy", "electricity", energy_usd_per_year(fleet.average_w, x) * n, inputs.source("electricity_usd_per_kwh", "pue")),
         ("operations", "operations", x.operations_ratio * _corners(capex), inputs.source("operations_ratio")),
     )
+    if chip.nre:  # of a chip of one's own: a vendor replaces what fails, and keeps its software
+        failed = x.replacement_ratio * _corners(chip.price_usd) * n
+        upkeep = x.software_usd * x.software_upkeep_ratio * share
+        yearly += (
+            ("spares", "replaced chips", failed, inputs.source("replacement_ratio")),
+            (UPKEEP, "software upkeep", upkeep, inputs.source("software_upkeep_ratio")),
+        )
     lines += [Line(label, group, _range(usd), "yearly", src, 1.0, _range(usd)) for group, label, usd, src in yearly]
     power_w = np.asarray(grid_w(fleet.average_w, x)) * n
     built_w = np.asarray(grid_w(chip_w, x)) * n
@@ -254,9 +270,10 @@ class BreakEven:
 def break_even(own: Bill, rent: Bill, n_chips: float, *, points: int = 60) -> BreakEven:
     """Return the yearly volume at which `own` costs no more than `rent`.
 
-    Everything but NRE is taken to grow in proportion to tokens, which holds above a few servers. `n_chips` is the fleet of `own`.
+    Everything but NRE and the upkeep of software is taken to grow in proportion to tokens, which holds above a few servers. `n_chips` is
+    the fleet of `own`.
     """
-    fixed = _corners(sum((line.usd_per_year for line in own.lines if line.when == "once"), Range.exact(0.0)))
+    fixed = _corners(sum((line.usd_per_year for line in own.lines if line.when == "once" or line.group == UPKEEP), Range.exact(0.0)))
     running = (_corners(own.usd_per_year) - fixed) / own.tokens_per_year
     rented = _corners(rent.usd_per_year) / rent.tokens_per_year
     saved = rented[::-1] - running  # cheapest own against dearest rent, and the reverse

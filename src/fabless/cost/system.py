@@ -40,6 +40,18 @@ def facility_usd(chip_w: Values, x: Inputs[Values]) -> Values:
     return x.facility_usd_per_w * provisioned_it_w(chip_w, x)
 
 
+def switch_usd(switched_gb_per_s: Values, x: Inputs[Values]) -> Values:
+    """Return the switches between chips that one chip's links take their share of, by bandwidth one way."""
+    return switched_gb_per_s * x.switch_usd_per_gb_per_s
+
+
+def nre_yearly_ratio(x: Inputs[Values]) -> Values:
+    """Return what a dollar of NRE costs a year: interest from when it is spent to when chips earn, then repaid over the design's life."""
+    interest = np.asarray(x.interest_ratio, dtype=float)
+    ratio: Values = (1 + interest) ** np.asarray(x.nre_lead_years) * capital_recovery_factor(interest, x.nre_life_years)
+    return ratio
+
+
 def grid_w(chip_average_w: Values, x: Inputs[Values]) -> Values:
     """Return what a chip draws from the grid on average, with its host's share and the building's."""
     return provisioned_it_w(chip_average_w, x) * x.pue

@@ -17,6 +17,7 @@ _UNITS = (
     ("_usd_per_kwh", "usd / kilowatt_hour"),
     ("_usd_per_mm2", "usd / millimeter ** 2"),
     ("_usd_per_gb", "usd / gigabyte"),
+    ("_usd_per_gb_per_s", "usd * second / gigabyte"),
     ("_usd_per_w", "usd / watt"),
     ("_per_cm2", "1 / centimeter ** 2"),
     ("_usd", "usd"),

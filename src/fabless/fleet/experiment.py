@@ -78,7 +78,9 @@ _PARAMETERS = {
 
 def software_parameters() -> tuple[str, ...]:
     """Return the parameters that are fitted on measurements: overheads and ratios of time, not limits."""
-    return tuple(name for name in _PARAMETERS if name.endswith(("overhead_s", "_layer_s", "_kernel_s", "time_ratio", "product_ratio", "_passes")))
+    return tuple(
+        name for name in _PARAMETERS if name.endswith(("overhead_s", "_layer_s", "_kernel_s", "time_ratio", "product_ratio", "_passes"))
+    )
 
 
 @cache

@@ -70,12 +70,16 @@ class RtlSession(Session):
         self.cycles.append(self.simulation.launch(words))
         expected = time(program, None, words, self.memory_model).cycles
         if expected != self.cycles[-1]:
-            raise FablessError(f"launch {len(self.cycles)}: the RTL took {self.cycles[-1]} cycles, the cycle simulator says {expected}; report this")
+            raise FablessError(
+                f"launch {len(self.cycles)}: the RTL took {self.cycles[-1]} cycles, the cycle simulator says {expected}; report this"
+            )
         if self.check:
             super().step(shape, segments, logits=logits)
             different = np.flatnonzero(self.memories[0] != self.simulation.memory)
             if len(different):
-                raise FablessError(f"launch {len(self.cycles)}: the RTL and the machine differ in {len(different)} bytes, first at {different[0]}; report this")
+                raise FablessError(
+                    f"launch {len(self.cycles)}: the RTL and the machine differ in {len(different)} bytes, first at {different[0]}; report this"
+                )
         if not logits:
             return np.zeros((0, self.decoder.n_vocab), np.float32)
         buffer = next(b for b in layout.buffers if b.name == "logits")

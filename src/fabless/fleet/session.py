@@ -150,7 +150,9 @@ class Session:
             ]
         return self._runners[shape]
 
-    def prefill(self, ids: Sequence[int], pages: Sequence[int], *, position: int = 0, progress: Callable[[int, int], None] | None = None) -> Floats:
+    def prefill(
+        self, ids: Sequence[int], pages: Sequence[int], *, position: int = 0, progress: Callable[[int, int], None] | None = None
+    ) -> Floats:
         """Run a prompt in chunks, largest first; returns the logits `[V]` after its last token."""
         self.require_room(len(ids), position)
         sizes = sorted((s.tokens for s in self.compiled.shapes if s.segments == 1), reverse=True)

@@ -182,7 +182,10 @@ class SteppedDeployment:
         self._floor_s = host.step_overhead_s + host.host_layer_s * layers * host_ratio(deployment.chip.family)
         self._prompt_floor_s: float | None = None
         if host.host_layer_s:
-            self._fixed_s, self._floor_s = self._fixed_s * host_ratio(deployment.chip.family), self._floor_s * host_ratio(deployment.chip.family)
+            self._fixed_s, self._floor_s = (
+                self._fixed_s * host_ratio(deployment.chip.family),
+                self._floor_s * host_ratio(deployment.chip.family),
+            )
 
     def cache_tokens(self, context_tokens: float) -> float:
         """Return the tokens of KV cache that the replica holds beside weights and activations, for sequences of about `context_tokens`.
@@ -208,7 +211,9 @@ class SteppedDeployment:
     def decode_s(self, batch: float, context_tokens: float) -> float:
         """Return the seconds of one decode step of `batch` sequences of `context_tokens` each."""
         batches, parts, attention = self.surface.decode(batch)
-        at_context = np.array([np.interp(context_tokens, _CONTEXTS, row) for row in attention]) * self.deployment.software.attention_time_ratio
+        at_context = (
+            np.array([np.interp(context_tokens, _CONTEXTS, row) for row in attention]) * self.deployment.software.attention_time_ratio
+        )
         device = np.interp(batch, batches, self._rest(parts)) + np.interp(batch, batches, at_context)
         return self._with_host(float(device), batch)
 

@@ -23,7 +23,9 @@ def marker() -> Path:
 
     sources = sorted(Path(machine.__file__).parent.glob("machine*.py"))
     facts = [[p.name, p.stat().st_mtime_ns, p.stat().st_size] for p in sources]
-    name = digest({"sources": facts, "numba": version("numba"), "host": platform.node(), "processor": platform.processor(), "python": sys.version})
+    name = digest(
+        {"sources": facts, "numba": version("numba"), "host": platform.node(), "processor": platform.processor(), "python": sys.version}
+    )
     return Path.home() / ".cache" / "fabless" / f"machine-{name}"
 
 

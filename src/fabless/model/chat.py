@@ -68,7 +68,9 @@ def style_of(template: str | None) -> Style | None:
     for style in STYLES:
         if style.marker in template:
             return _with_default_system(style, template)
-    raise UnsupportedError(f"the model's chat template is of no known family ({', '.join(s.name for s in STYLES)}); give the prompt as plain text")
+    raise UnsupportedError(
+        f"the model's chat template is of no known family ({', '.join(s.name for s in STYLES)}); give the prompt as plain text"
+    )
 
 
 def _with_default_system(style: Style, template: str) -> Style:

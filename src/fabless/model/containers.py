@@ -111,7 +111,9 @@ def read_safetensors(path: Path) -> TensorFile:
         raise InputError(f"{path}: {len(content)} bytes are too few for a safetensors file; download it again")
     (n_header,) = struct.unpack_from("<Q", content)
     if n_header > min(_MAX_HEADER_BYTES, len(content) - 8):
-        raise InputError(f"{path}: header claims {n_header} bytes but the file has {len(content) - 8} after it; the file is truncated or hostile")
+        raise InputError(
+            f"{path}: header claims {n_header} bytes but the file has {len(content) - 8} after it; the file is truncated or hostile"
+        )
     header = parse_json(content[8 : 8 + n_header], f"{path}: header")
     metadata = header.pop("__metadata__", {})
     start = 8 + n_header
@@ -133,7 +135,9 @@ def _safetensors_entry(path: Path, name: str, value: Any, start: int, size: int)
         raise InputError(f"{where}: data_offsets {str(offsets)[:80]} are not two integers")
     begin, end = offsets
     if not 0 <= begin <= end <= size - start:
-        raise InputError(f"{where}: data_offsets {begin} to {end} lie outside the {size - start} data bytes; the file is truncated or hostile")
+        raise InputError(
+            f"{where}: data_offsets {begin} to {end} lie outside the {size - start} data bytes; the file is truncated or hostile"
+        )
     if end - begin != math.prod(shape) * SAFETENSORS_TYPES[kind]:
         raise InputError(f"{where}: {end - begin} bytes do not hold {kind} of shape {shape}; the file is damaged")
     return Entry(name, kind, tuple(shape), start + begin, end - begin)

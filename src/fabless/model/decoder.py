@@ -175,7 +175,11 @@ class Decoder:
         return shapes
 
     def _mlp(self) -> dict[str, tuple[int, ...]]:
-        one: dict[str, tuple[int, ...]] = {"gate": (self.d_ff, self.d_model), "up": (self.d_ff, self.d_model), "down": (self.d_model, self.d_ff)}
+        one: dict[str, tuple[int, ...]] = {
+            "gate": (self.d_ff, self.d_model),
+            "up": (self.d_ff, self.d_model),
+            "down": (self.d_model, self.d_ff),
+        }
         if self.mlp_bias:
             one |= {"gate_bias": (self.d_ff,), "up_bias": (self.d_ff,), "down_bias": (self.d_model,)}
         if self.routing is None:
@@ -366,7 +370,9 @@ def decoder_from_gguf(metadata: Mapping[str, Any], where: str, *, tied_embedding
     """
     arch = metadata.get("general.architecture")
     if not isinstance(arch, str) or arch not in GGUF_FAMILIES:
-        raise UnsupportedError(f"{where}: architecture {arch!r} is not executed{nearest(str(arch), GGUF_FAMILIES)}; known: {', '.join(GGUF_FAMILIES)}")
+        raise UnsupportedError(
+            f"{where}: architecture {arch!r} is not executed{nearest(str(arch), GGUF_FAMILIES)}; known: {', '.join(GGUF_FAMILIES)}"
+        )
     prefix = f"{arch}."
     keys = _Keys({k[len(prefix) :]: v for k, v in metadata.items() if k.startswith(prefix)}, f"{where}: {arch}")
     n_experts = keys.whole("expert_count", 0, low=0, high=65_536)
@@ -440,7 +446,9 @@ def _gguf_rope(keys: _Keys, divisors: tuple[float, ...]) -> Rope:
 
 def _checked(decoder: Decoder, where: str) -> Decoder:
     if decoder.n_heads % decoder.n_kv_heads:
-        raise InputError(f"{where}: {decoder.n_heads} attention heads cannot share {decoder.n_kv_heads} KV heads evenly; make one divide the other")
+        raise InputError(
+            f"{where}: {decoder.n_heads} attention heads cannot share {decoder.n_kv_heads} KV heads evenly; make one divide the other"
+        )
     if decoder.d_head % 2:
         raise InputError(f"{where}: head dimension {decoder.d_head} is odd; rotary positions turn pairs, make it even")
     if any(r.divisors and len(r.divisors) != decoder.d_head // 2 for r in decoder.ropes):

@@ -211,9 +211,7 @@ def llama4(name: str, c: Fields) -> Model:
     routed = Experts(c.integer("num_local_experts"), c.integer("num_experts_per_tok"), width, shared=Dense(width))
     check_experts(c, routed)
     dense = Dense(c.integer("intermediate_size_mlp"))
-    layers = [
-        Layer((local if (i + 1) % global_period else full,), dense if (i + 1) % step else routed) for i in range(n_layers)
-    ]
+    layers = [Layer((local if (i + 1) % global_period else full,), dense if (i + 1) % step else routed) for i in range(n_layers)]
     return model(name, c, layers)
 
 

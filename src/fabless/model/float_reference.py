@@ -175,9 +175,13 @@ class FloatReference:
         if not len(ids):
             raise InputError("a sequence needs at least one token; begin with the tokenizer's first-token id")
         if ids.min() < 0 or ids.max() >= self.decoder.n_vocab:
-            raise InputError(f"token ids must lie in 0 to {self.decoder.n_vocab - 1}, not {ids.min()} to {ids.max()}; does the tokenizer belong to the model?")
+            raise InputError(
+                f"token ids must lie in 0 to {self.decoder.n_vocab - 1}, not {ids.min()} to {ids.max()}; does the tokenizer belong to the model?"
+            )
         if cache.n_tokens + len(ids) > self.decoder.context_tokens:
-            raise InputError(f"{cache.n_tokens + len(ids)} tokens exceed the model's context of {self.decoder.context_tokens}; shorten the prompt")
+            raise InputError(
+                f"{cache.n_tokens + len(ids)} tokens exceed the model's context of {self.decoder.context_tokens}; shorten the prompt"
+            )
         return ids
 
     def _norm(self, name: str, x: Floats) -> Floats:
@@ -204,7 +208,12 @@ class FloatReference:
             seen = visible(len(ids), start, d.windows[i])  # [T, S]
             mixed.append(
                 self.arithmetic.attend(
-                    rotate(q[part], positions, d.ropes[i]), all_k, all_v, seen, scale=d.attention_scale, sinks=self.tensors.get(prefix + "sinks")
+                    rotate(q[part], positions, d.ropes[i]),
+                    all_k,
+                    all_v,
+                    seen,
+                    scale=d.attention_scale,
+                    sinks=self.tensors.get(prefix + "sinks"),
                 )
             )
             at += len(ids)

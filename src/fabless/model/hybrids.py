@@ -26,7 +26,9 @@ _POOLED_WITH_INDEXER, _POOLED = 4, 128  # the compress_ratios that DeepSeek V4 d
 def deepseek_v4(name: str, c: Fields) -> Model:
     """Build DeepSeek V4: windows plus pooled keys, indexed where pooled finely, hyper-connections, experts in every layer."""
     n_layers = c.layers("num_hidden_layers")
-    ratios = c.items("compress_ratios", n_layers) or [_POOLED] * 2 + [(_POOLED, _POOLED_WITH_INDEXER)[i % 2 == 0] for i in range(2, n_layers)]
+    ratios = c.items("compress_ratios", n_layers) or [_POOLED] * 2 + [
+        (_POOLED, _POOLED_WITH_INDEXER)[i % 2 == 0] for i in range(2, n_layers)
+    ]
     unknown = set(ratios[:n_layers]) - {0, _POOLED_WITH_INDEXER, _POOLED}
     if unknown:
         raise UnsupportedError(f"{c.where}: compress_ratios {sorted(unknown)} are not known; 0, 4 and 128 are")

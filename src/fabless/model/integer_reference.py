@@ -205,7 +205,9 @@ class IntegerReference:
             part = slice(at, at + len(ids))
             table = rotary_table(d.ropes[i], d.d_head, np.arange(start, start + len(ids)))  # [T, H]
             v_codes, v_scales = quantise(v[part], scope="row")
-            cache.extend(i, *quantise(rotate_pairs(k[part], table)), v_codes.reshape(*v_codes.shape[:2], -1)[..., : d.d_head], v_scales[..., 0])
+            cache.extend(
+                i, *quantise(rotate_pairs(k[part], table)), v_codes.reshape(*v_codes.shape[:2], -1)[..., : d.d_head], v_scales[..., 0]
+            )
             mixed.append(self._attend(i, rotate_pairs(q[part], table), cache, visible(len(ids), start, d.windows[i])))
             at += len(ids)
         return self._project(np.concatenate(mixed).reshape(-1, d.n_heads * d.d_head), prefix + "o")[0]  # [R, D]

@@ -37,9 +37,7 @@ class Site:
     def gemm(self, name: str, count: int, n: int, k: int, *, shard: Shard = Shard.REPLICATED, m: float = -1, batch: float = 1) -> Gemm:
         """Return a projection of the step's tokens (or `m` rows) by stored weights."""
         r = self.recipe
-        return Gemm(
-            name, count, self.tokens if m < 0 else m, n, k, batch, True, r.activations, r.weights, r.residual, shard
-        )
+        return Gemm(name, count, self.tokens if m < 0 else m, n, k, batch, True, r.activations, r.weights, r.residual, shard)
 
     def small_gemm(self, name: str, count: int, n: int, k: int) -> Gemm:
         """Return a projection that engines keep at the residual's precision: routers, stream mixers."""
@@ -98,7 +96,9 @@ def _grouped_query(s: Site, label: str, count: int, a: GroupedQuery) -> list[Op]
     if per_element:
         ops.append(s.vector(f"{label}rotary", count, s.tokens * heads * a.d_qk, per_element, function="rotary", shard=Shard.HEADS))
     spans = tuple(span(g, a) for g in s.step.groups)
-    ops.append(s.attention(f"{label}attention", count, (a.n_heads, a.n_kv_heads), widths=(a.d_qk, a.d_v), store=(a.d_qk, a.d_v), spans=spans))
+    ops.append(
+        s.attention(f"{label}attention", count, (a.n_heads, a.n_kv_heads), widths=(a.d_qk, a.d_v), store=(a.d_qk, a.d_v), spans=spans)
+    )
     width = a.n_heads * a.d_v
     if a.output_gate:
         ops.append(s.vector(f"{label}output_gate", count, s.tokens * width, SIGMOID + 1, function="activation", shard=Shard.HEADS, reads=2))

@@ -31,7 +31,11 @@ if TYPE_CHECKING:
 
 ScaleRule = Literal["fp32", "fp16", "bf16_up", "e8m0_floor", "e8m0_up", "e4m3", "searched", "none"]
 _MAX = {"int8": 127.0, "int4": 7.0, "fp8_e4m3": 448.0, "fp4_e2m1": 6.0}  # greatest magnitude used; integers stay symmetric
-_EMAX = {"fp8_e4m3": 8, "fp4_e2m1": 2, "int8": 6}  # exponent of the greatest power of two; MXINT8 elements are code / 64. Source: OCP Microscaling 1.0
+_EMAX = {
+    "fp8_e4m3": 8,
+    "fp4_e2m1": 2,
+    "int8": 6,
+}  # exponent of the greatest power of two; MXINT8 elements are code / 64. Source: OCP Microscaling 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +62,9 @@ class Scheme:
         blocks[..., :k] = x
         blocks = blocks.reshape(*x.shape[:-1], n, group)
         scale = self._scales(blocks)[..., None]
-        ratio = np.asarray(blocks / np.where(scale > 0, scale, np.float32(1)), np.float32)  # a scale of 0 stands for values that all round to 0
+        ratio = np.asarray(
+            blocks / np.where(scale > 0, scale, np.float32(1)), np.float32
+        )  # a scale of 0 stands for values that all round to 0
         return (round_elements(ratio, self.element) * scale).reshape(*x.shape[:-1], n * group)[..., :k]
 
     def _scales(self, blocks: Floats) -> Floats:
@@ -218,7 +224,9 @@ class Quality:
         return self.perplexity / self.float_perplexity - 1
 
 
-def quality(model: str | Path | Weights, recipe: str | QualityRecipe, text: str, *, chunk_tokens: int = 512, max_chunks: int = 0) -> Quality:
+def quality(
+    model: str | Path | Weights, recipe: str | QualityRecipe, text: str, *, chunk_tokens: int = 512, max_chunks: int = 0
+) -> Quality:
     """Score `text`, cut into chunks of `chunk_tokens` (each begun anew, the first-token id before it where the vocabulary has one), under a recipe.
 
     `max_chunks` limits the chunks (0: all; a last one shorter than half is left out). Raises `InputError` for an unknown recipe or too short a text.

@@ -1,7 +1,7 @@
 """Small models with random weights, one or more of every executed family, for tests that need shapes and features rather than sense.
 
-    directory = write_random(Path("somewhere"), "gemma3", seed=1)   # config.json and model.safetensors, as Hugging Face lays them out
-    weights = random_weights("gpt_oss", seed=1)                       # the same, in memory
+directory = write_random(Path("somewhere"), "gemma3", seed=1)   # config.json and model.safetensors, as Hugging Face lays them out
+weights = random_weights("gpt_oss", seed=1)                       # the same, in memory
 """
 
 from __future__ import annotations

@@ -107,7 +107,9 @@ class Characters(Tokenizer):
     def _ids(self, text: str, markers: bool) -> list[int]:
         lacking = sorted(set(text) - set(self.characters))
         if lacking:
-            raise InputError(f"{self.name} does not know {lacking[0]!r}; its characters are {''.join(self.characters)!r}, write the prompt with those")
+            raise InputError(
+                f"{self.name} does not know {lacking[0]!r}; its characters are {''.join(self.characters)!r}, write the prompt with those"
+            )
         return [self.characters.index(c) for c in text]
 
     def bytes_of(self, id: int) -> bytes:
@@ -136,7 +138,9 @@ class Merged(Tokenizer):
         if token is None:
             if 0 <= id < self.n_vocab:
                 return b""  # padding of the vocabulary
-            raise InputError(f"{self.name}: token id {id} is outside its vocabulary of {self.n_vocab}; does the tokenizer belong to the model?")
+            raise InputError(
+                f"{self.name}: token id {id} is outside its vocabulary of {self.n_vocab}; does the tokenizer belong to the model?"
+            )
         if self.spelling == "sentencepiece":
             is_byte = len(token) == 6 and token.startswith("<0x") and token.endswith(">")
             return bytes([int(token[3:5], 16)]) if is_byte else token.replace("\u2581", " ").encode()
@@ -231,7 +235,9 @@ def _merged(
     special = frozenset(t["id"] for t in added if t.get("special"))
     style = style_of(template)
     stops = {i for s in style.stops if (i := backend.token_to_id(s)) is not None} if style else set()
-    spelling: Literal["byte_level", "sentencepiece"] = "byte_level" if '"ByteLevel"' in json.dumps(content.get("decoder") or {}) else "sentencepiece"
+    spelling: Literal["byte_level", "sentencepiece"] = (
+        "byte_level" if '"ByteLevel"' in json.dumps(content.get("decoder") or {}) else "sentencepiece"
+    )
     n_vocab = max(backend.get_vocab().values(), default=-1) + 1
     return Merged(name, n_vocab, first, ends | stops, style, special, backend, spelling)
 
@@ -261,7 +267,9 @@ def tokenizer_of_gguf(metadata: Mapping[str, Any], where: str) -> Tokenizer:
     first = bos if metadata.get("tokenizer.ggml.add_bos_token", kind == "llama") and isinstance(bos, int) else None
     ends = frozenset({eos} if isinstance(eos, int) else ())
     name = str(metadata.get("general.name") or where)
-    return _merged(name, content, _backend(content, where), first=first, ends=ends, template=template if isinstance(template, str) else None)
+    return _merged(
+        name, content, _backend(content, where), first=first, ends=ends, template=template if isinstance(template, str) else None
+    )
 
 
 def _byte_pairs(metadata: Mapping[str, Any], tokens: list[str], where: str) -> tuple[dict[str, Any], dict[str, Any]]:

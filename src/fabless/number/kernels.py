@@ -9,7 +9,6 @@ The inner step computes 16 (or 4) outputs at once as portable vector IR; on CPUs
 is the weight plus 128, corrected by 128 times the exact sum of the activation block.
 """
 
-# ruff: noqa: PLR0917  a kernel takes addresses one by one
 from __future__ import annotations
 
 from functools import cache

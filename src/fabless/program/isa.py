@@ -186,7 +186,13 @@ _FN = Field("fn", 2, "choice", "function applied next", FUNCTIONS)
 _B = (
     *_address("b", 16, "first element of operand b"),
     Field("b_stride", 9, "unsigned", "from row to row of b: blocks of 32 elements (vector), elements (scalar)"),
-    Field("b_kind", 2, "choice", "vector: element by element; scalar: one V element a row; register: fp32 bits in X[b_reg]; self: b is a", OPERAND_B),
+    Field(
+        "b_kind",
+        2,
+        "choice",
+        "vector: element by element; scalar: one V element a row; register: fp32 bits in X[b_reg]; self: b is a",
+        OPERAND_B,
+    ),
 )
 _X = Field("x", 5, "register", "register written; X0 stays 0")
 
@@ -315,7 +321,15 @@ def _laid_out(spec: Spec) -> Spec:
     if lsb > WORD_BITS:
         raise IllegalProgramError(f"{spec.mnemonic}: fields take {lsb} bits of {WORD_BITS}; shorten one")
     return Spec(
-        spec.mnemonic, spec.code, spec.queue, tuple(fields), spec.semantics, spec.reads, spec.writes, spec.cycles, {f.name: f for f in fields}
+        spec.mnemonic,
+        spec.code,
+        spec.queue,
+        tuple(fields),
+        spec.semantics,
+        spec.reads,
+        spec.writes,
+        spec.cycles,
+        {f.name: f for f in fields},
     )
 
 

@@ -84,7 +84,14 @@ def diagram(tile: Tile, name: str) -> str:
     ]  # fmt: skip
     lines = [(170, 90, 210, 90), (95, 120, 95, 140)]
     lines += [(320, y, 360, y) for y in (90, 170, 255, 345)] + [(510, y, 560, y) for y in (90, 170, 255, 345)]
-    lines += [(510, 240, 560, 180), (510, 240, 560, 105), (510, 330, 560, 270), (510, 330, 560, 190), (510, 100, 560, 325), (510, 185, 560, 335)]
+    lines += [
+        (510, 240, 560, 180),
+        (510, 240, 560, 105),
+        (510, 330, 560, 270),
+        (510, 330, 560, 190),
+        (510, 100, 560, 325),
+        (510, 185, 560, 335),
+    ]
     parts = [
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 750 400" font-family="sans-serif" font-size="13">',
         f'<text x="20" y="30" font-size="17">Tile of {_escaped(name)}: {len(Queue)} queues, {tile.rows} rows, {tile.vector_lanes} lanes</text>',

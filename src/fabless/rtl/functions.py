@@ -78,7 +78,9 @@ class FunctionUnit(Block):
         odd = ~exponent[0]
         row, offset = state(9, "row"), state(EXP2_OFFSET_BITS, "offset")
         base_value = Signal(signed(12))  # what stands above the 23 fraction bits of the code, before the significand is added
-        m.d.comb += base_value.eq(Mux(is_exp2, fixed[26:].as_signed() + 126, Mux(self.fn == RCP, 252 - exponent, 125 - half(exponent, odd))))
+        m.d.comb += base_value.eq(
+            Mux(is_exp2, fixed[26:].as_signed() + 126, Mux(self.fn == RCP, 252 - exponent, 125 - half(exponent, odd)))
+        )
         top = exponent == 255
         special, value = Signal(), Signal(32)
         m.d.comb += special_case(
@@ -140,5 +142,3 @@ def special_case(special: Signal, value: Signal, *, fn: Value, sign: Value, expo
         special.eq(Mux(fn == EXP2, exp2_special, other_nan | zero | top)),
         value.eq(Mux(fn == EXP2, exp2_value, other_value)),
     ]
-
-

@@ -166,7 +166,10 @@ class Load(Elaboratable):
                 ]  # fmt: skip
 
         # Stage 1: the beat is here; form B bytes of the row.
-        s1 = {n: state(w, f"{n}1") for n, w in (("split", 1), ("popped", 1), ("offset", log2(b)), ("sub", log2(b) + 1), ("first", 1), ("parity", 1))}
+        s1 = {
+            n: state(w, f"{n}1")
+            for n, w in (("split", 1), ("popped", 1), ("offset", log2(b)), ("sub", log2(b) + 1), ("first", 1), ("parity", 1))
+        }
         emit1 = Signal()
         m.d.sync += [
             emit1.eq(step & ~bubble), s1["split"].eq(split_row), s1["popped"].eq(popped), s1["offset"].eq(offset), s1["sub"].eq(sub),
@@ -252,7 +255,9 @@ class Load(Elaboratable):
                 for c in (chunk[16 * i : 16 * i + 16],)]  # fmt: skip
         halved = is_format["e8m0_half"] | is_format["e4m3_half"]
         is_e8m0 = is_format["e8m0"] | is_format["e8m0_half"]
-        narrow = [Mux(is_e8m0, e8m0(c, halved=halved), e4m3(c, halved=halved)) for i in range(min(r, b)) for c in (chunk[8 * i : 8 * i + 8],)]
+        narrow = [
+            Mux(is_e8m0, e8m0(c, halved=halved), e4m3(c, halved=halved)) for i in range(min(r, b)) for c in (chunk[8 * i : 8 * i + 8],)
+        ]
         is_wide = is_format["bf16"] | is_format["fp16"]
         is_ws = emit & is_target["ws"]
         wides, narrows = Signal(19 * len(wide)), Signal(19 * len(narrow))

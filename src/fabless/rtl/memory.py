@@ -65,7 +65,9 @@ def ram_verilog(writes: int, reads: int) -> str:
     body = []
     for i in range(writes):
         ports += [f"input [WIDTH/GRAIN-1:0] we{i}", f"input [BITS-1:0] wa{i}", f"input [WIDTH-1:0] wd{i}"]
-        body.append(f"    for (i = 0; i < WIDTH / GRAIN; i = i + 1) if (we{i}[i]) mem[wa{i}][i * GRAIN +: GRAIN] <= wd{i}[i * GRAIN +: GRAIN];")
+        body.append(
+            f"    for (i = 0; i < WIDTH / GRAIN; i = i + 1) if (we{i}[i]) mem[wa{i}][i * GRAIN +: GRAIN] <= wd{i}[i * GRAIN +: GRAIN];"
+        )
     for i in range(reads):
         ports += [f"input re{i}", f"input [BITS-1:0] ra{i}", f"output reg [WIDTH-1:0] rd{i}"]
         body.append(f"    if (re{i}) rd{i} <= mem[ra{i}];")

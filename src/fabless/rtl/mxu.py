@@ -77,7 +77,11 @@ class Mxu(Elaboratable):
         at = {n: self.extra[first : first + width] for n, (first, width) in layout.items()}
         with m.If(self.go):
             m.d.sync += [size[n].eq(value(word, "gemm", n)) for n in size]
-            m.d.sync += [self.clear.eq(bits(word, "gemm", "clear")), self.unit.eq(bits(word, "gemm", "unit")), split.eq(bits(word, "gemm", "split"))]
+            m.d.sync += [
+                self.clear.eq(bits(word, "gemm", "clear")),
+                self.unit.eq(bits(word, "gemm", "unit")),
+                split.eq(bits(word, "gemm", "split")),
+            ]
             m.d.sync += [w.eq(at["w"]), a.eq(at["a"]), a_start.eq(at["a"]), c.eq(at["c"]), c_start.eq(at["c"]), c_column.eq(at["c"])]
             m.d.sync += [i.eq(0), nt.eq(0), kb.eq(0), cycle.eq(0), busy.eq(1), active.eq(1), waiting.eq(0), drain.eq(0)]
         ends_k = Signal()  # the last cycle of a kb

@@ -104,7 +104,13 @@ class Store(Elaboratable):
         full = Signal()
         m.d.comb += full.eq(last | (sub + 1 == steps_in_beat))
         with m.If(self.go):
-            m.d.sync += [emitted.eq(0), sub.eq(0), part.eq(0), beat.eq(0), self.source.eq(_taken(self.extra, extra_layout(Queue.STORE)["src"]))]
+            m.d.sync += [
+                emitted.eq(0),
+                sub.eq(0),
+                part.eq(0),
+                beat.eq(0),
+                self.source.eq(_taken(self.extra, extra_layout(Queue.STORE)["src"])),
+            ]
         per_beat, elements = Signal(9), Signal(7)
         m.d.comb += [per_beat.eq(C(b, 9) >> self.log_element), elements.eq(Mux(per_beat > lanes, lanes, per_beat))]
         remaining = before >> self.log_element
@@ -123,7 +129,11 @@ class Store(Elaboratable):
                 m.d.sync += [
                     emitted.eq(0), sub.eq(0), part.eq(0), beat.eq(0), self.rows.eq(self.rows - 1), self.row_address.eq(self.row_address + self.stride),
                 ]  # fmt: skip
-        m.d.comb += [self.read_enable.eq(step & ~flush), self.word_address.eq(self.source), self.vector_address.eq(self.source >> log_lanes)]
+        m.d.comb += [
+            self.read_enable.eq(step & ~flush),
+            self.word_address.eq(self.source),
+            self.vector_address.eq(self.source >> log_lanes),
+        ]
         lane_offset = self.source[:log_lanes]
         m.d.comb += [self.vector_carry[i].eq(i < lane_offset) for i in range(lanes)]
 
@@ -171,7 +181,9 @@ class Store(Elaboratable):
         with m.Switch(self.target):
             with m.Case(TARGETS.index("a")):
                 n = min(32, b)
-                m.d.comb += chunk.eq(Mux(one["part"][0], self.activation_data[8 * n :], self.activation_data) if n < 32 else self.activation_data)
+                m.d.comb += chunk.eq(
+                    Mux(one["part"][0], self.activation_data[8 * n :], self.activation_data) if n < 32 else self.activation_data
+                )
             with m.Case(TARGETS.index("as")):
                 m.d.comb += chunk.eq(self.activation_scale_data)
             with m.Case(TARGETS.index("ab")):

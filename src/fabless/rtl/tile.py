@@ -45,10 +45,19 @@ class TileTop(Block):
             )
         self.tile = tile
         b = tile.memory_bytes_per_cycle
-        self.start, self.done, self.cycles, self.popped = self.input("start", 1), self.output("done", 1), self.output("cycles", 48), self.output("popped", 6)
+        self.start, self.done, self.cycles, self.popped = (
+            self.input("start", 1),
+            self.output("done", 1),
+            self.output("cycles", 48),
+            self.output("popped", 6),
+        )
         self.host_program, self.host_parameter = self.input("host_program", 1), self.input("host_parameter", 1)
         self.host_address, self.host_data = self.input("host_address", 32), self.input("host_data", WORD_BITS)
-        self.read_valid, self.read_ready, self.read_address = self.output("read_valid", 1), self.input("read_ready", 1), self.output("read_address", 40)
+        self.read_valid, self.read_ready, self.read_address = (
+            self.output("read_valid", 1),
+            self.input("read_ready", 1),
+            self.output("read_address", 40),
+        )
         self.answer_valid, self.answer_data = self.input("answer_valid", 1), self.input("answer_data", 8 * b)
         self.write_valid, self.write_ready = self.output("write_valid", 1), self.input("write_ready", 1)
         self.write_address, self.write_data = self.output("write_address", 40), self.output("write_data", 8 * b)

@@ -63,7 +63,12 @@ class Vector(Elaboratable):
         self.kind = {n: state(1, f"is_{n}") for n in MNEMONICS}
         self.pre, self.fn, self.reduce, self.scope = state(3, "pre"), state(2, "fn"), state(2, "reduce"), state(1, "scope")
         self.from_c, self.b_kind, self.lowest = state(1, "from_c"), state(2, "b_kind"), state(1, "lowest")
-        self.rows, self.groups, self.full_groups, self.tail = state(9, "rows"), state(15, "groups"), state(15, "full_groups"), state(log_l, "tail")
+        self.rows, self.groups, self.full_groups, self.tail = (
+            state(9, "rows"),
+            state(15, "groups"),
+            state(15, "full_groups"),
+            state(log_l, "tail"),
+        )
         self.a_row, self.a_stride = state(ADDRESS_BITS, "a_row"), state(ADDRESS_BITS, "a_stride")
         self.b_row, self.b_stride = state(ADDRESS_BITS, "b_row"), state(ADDRESS_BITS, "b_stride")
         self.dst, self.dst_stride = state(ADDRESS_BITS, "dst"), state(ADDRESS_BITS, "dst_stride")
@@ -183,7 +188,12 @@ class Vector(Elaboratable):
         with m.Else(), m.Switch(self.b_kind):
             for i, name in enumerate(OPERAND_B):
                 with m.Case(i):
-                    choices = {"vector": self.b_data, "scalar": scalar.replicate(lanes), "register": self.b_code.replicate(lanes), "self": a}
+                    choices = {
+                        "vector": self.b_data,
+                        "scalar": scalar.replicate(lanes),
+                        "register": self.b_code.replicate(lanes),
+                        "self": a,
+                    }
                     m.d.sync += y.eq(choices[name])
         return x, y
 
@@ -274,5 +284,3 @@ class Vector(Elaboratable):
             m.d.comb += [
                 self.write_address.eq(word + group), self.write_data.eq(stream), self.write.eq(Mux(arrives & ~reduces & ~is_quant, present, 0)),
             ]  # fmt: skip
-
-

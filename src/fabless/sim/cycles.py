@@ -101,7 +101,9 @@ def time(
     from fabless.sim import cycles_kernel as kernel
 
     if tile is not None and tile != program.tile:
-        raise UnsupportedError(f"program '{program.name}' was made for tile {program.tile.digest}, this one is {tile.digest}; compile it for this chip")
+        raise UnsupportedError(
+            f"program '{program.name}' was made for tile {program.tile.digest}, this one is {tile.digest}; compile it for this chip"
+        )
     words = parameters if isinstance(parameters, np.ndarray) else parameter_words(program, parameters)
     table, static = _tables(program)
     account = np.zeros((len(Queue), len(CAUSES)), np.int64)
@@ -155,5 +157,3 @@ def unit_bytes(item: Instruction, tile: Tile) -> int:
     """Return the bytes in memory of what one buffer cycle of a `load` or `store` takes: a word, or `vector_lanes` elements."""
     elements = {"w": 32 * tile.rows, "ws": tile.rows, "a": 32, "v": tile.vector_lanes}.get(item.choice("target"), 1)
     return ceil(elements * FORMAT_BITS[item.choice("format")], 8)
-
-

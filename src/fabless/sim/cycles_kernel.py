@@ -95,7 +95,7 @@ def store_end(start, address, stride, rows, row_bytes, chunk, width, model):
     return step + STORE_FILL, steps + STORE_FILL
 
 
-@njit(cache=True, error_model="numpy")  # type: ignore[call-overload]  # not in numba's stubs
+@njit(cache=True, error_model="numpy")
 def simulate(table, static, parameters, reads, depth, width, model, limit, account, pcs, starts, ends):
     """Return (cycles, instructions) or (error, pc). Fills `account [queue, cause]` and, as far as they reach, `pcs`, `starts`, `ends`.
 

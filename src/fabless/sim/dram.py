@@ -28,7 +28,9 @@ class MemoryModel:
                 f"memory model: latency {self.latency_cycles} must be 1 to 4000 cycles and beats {self.beats} at most cycles {self.cycles}"
             )
         if self.refresh_cycles and not self.refresh_cycles < self.refresh_period_cycles:
-            raise InputError(f"memory model: refresh of {self.refresh_cycles} cycles fills its period of {self.refresh_period_cycles}; lengthen it")
+            raise InputError(
+                f"memory model: refresh of {self.refresh_cycles} cycles fills its period of {self.refresh_period_cycles}; lengthen it"
+            )
 
     def ready(self, t: int) -> bool:
         """Return whether memory takes a beat in cycle t."""

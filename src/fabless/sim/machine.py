@@ -181,7 +181,9 @@ class Machine:
         else:
             self._runner.restart()
             if self._runner.advance():
-                raise IllegalProgramError(f"program '{self.program.name}' waits for a neighbour, and there is none; run its ring with run_ring")
+                raise IllegalProgramError(
+                    f"program '{self.program.name}' waits for a neighbour, and there is none; run its ring with run_ring"
+                )
         return self.state
 
 

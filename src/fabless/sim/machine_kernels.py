@@ -1,7 +1,7 @@
 """The native loop of the fast machine (numba): sequencer, matrix unit, semaphores and links; the readable meaning is in `sim.machine`."""
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
-# ruff: noqa: ANN001, ANN202, PLR0912, PLR0915, PLR0917, SIM109, PLR1714  numba kernels: types are inferred, each mirrors one of sim.machine
+# ruff: noqa: ANN001, ANN202, PLR0912, PLR0915, SIM109, PLR1714  numba kernels: types are inferred, each mirrors one of sim.machine
 from __future__ import annotations
 
 import hashlib

@@ -1,7 +1,7 @@
 """The vector unit compiled (numba); the readable meaning is `stream` and its users in `sim.machine`."""
 
 # mypy: disable-error-code="no-untyped-def, no-untyped-call, untyped-decorator"
-# ruff: noqa: ANN001, ANN201, ANN202, PLR0912, PLR0915, PLR0917  numba kernels: types are inferred, each mirrors one of sim.machine
+# ruff: noqa: ANN001, ANN201, ANN202, PLR0912, PLR0915  numba kernels: types are inferred, each mirrors one of sim.machine
 from __future__ import annotations
 
 import numpy as np

@@ -203,7 +203,9 @@ def _forward_ops(model: Model, recipe: Recipe, t: Training) -> list[Op]:
         if isinstance(op, Attention) and not t.fused_attention:
             ops += _unfused(op)
         elif isinstance(op, Vector) and op.shard is Shard.REPLICATED and t.sequence_parallel and t.tensor > 1:
-            ops.append(replace(op, elements=op.elements / t.tensor, read_bytes=op.read_bytes / t.tensor, write_bytes=op.write_bytes / t.tensor))
+            ops.append(
+                replace(op, elements=op.elements / t.tensor, read_bytes=op.read_bytes / t.tensor, write_bytes=op.write_bytes / t.tensor)
+            )
         else:
             ops.append(op)
     return ops
@@ -232,7 +234,9 @@ def _backward(op: Op) -> list[Op]:
         return [inputs, weights]
     if isinstance(op, Vector):
         ratio = SCORE_BYTES_BACKWARD / SCORE_BYTES_FORWARD if op.function == "softmax" else ELEMENTWISE_BACKWARD
-        return [replace(op, ops_per_element=op.ops_per_element * ratio, read_bytes=op.read_bytes * ratio, write_bytes=op.write_bytes * ratio)]
+        return [
+            replace(op, ops_per_element=op.ops_per_element * ratio, read_bytes=op.read_bytes * ratio, write_bytes=op.write_bytes * ratio)
+        ]
     return [op]
 
 

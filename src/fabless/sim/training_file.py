@@ -57,7 +57,9 @@ def read_training(path: Path | str) -> TrainingRun:
     model = content["model"]
     found = from_config(model, str(content.get("name", "model"))) if isinstance(model, dict) else load(str(model))
     recipe = Recipe.named(str(content.get("precision", "bf16")))
-    return TrainingRun(str(content.get("name", path.stem)), found, recipe, load_chip(str(content["chip"])), _training(path, content["training"]))
+    return TrainingRun(
+        str(content.get("name", path.stem)), found, recipe, load_chip(str(content["chip"])), _training(path, content["training"])
+    )
 
 
 def _training(path: Path, values: Any) -> Training:

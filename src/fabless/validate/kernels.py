@@ -56,7 +56,9 @@ def check_kernels(path: Path, *, lenient: bool = False, leave_out: str | None = 
     """
     columns, records = read_table(path)
     kind = table_kind(columns)
-    needed = {"gemm": _PORTABLE if "latency_s" in columns or "chip" in columns else _GEMM, "attention": _ATTENTION, "comm": _COMM}[str(kind)]
+    needed = {"gemm": _PORTABLE if "latency_s" in columns or "chip" in columns else _GEMM, "attention": _ATTENTION, "comm": _COMM}[
+        str(kind)
+    ]
     need_columns(path, columns, needed)
     reasons: Counter[str] = Counter()
     groups: dict[Group, list[tuple[int, list[float], float]]] = defaultdict(list)
@@ -96,7 +98,12 @@ def _layout(kind: str, columns: list[str]) -> tuple[tuple[str, ...], tuple[str, 
         dtype = "dtype" if "dtype" in columns else "gemm_dtype"
         return ("m", "n", "k"), (dtype,), *(("latency_s", 1.0) if "latency_s" in columns else ("latency_ms", 1e-3))
     if kind == "attention":
-        return ("batch_size", "isl", "step", "num_heads", "num_key_value_heads", "head_dim"), ("attn_dtype", "kv_cache_dtype"), "latency_ms", 1e-3
+        return (
+            ("batch_size", "isl", "step", "num_heads", "num_key_value_heads", "head_dim"),
+            ("attn_dtype", "kv_cache_dtype"),
+            "latency_ms",
+            1e-3,
+        )
     return ("num_gpus", "message_size"), ("op_name", "nccl_dtype"), "latency", 1e-3
 
 
@@ -156,7 +163,9 @@ def _comm(chip: Chip, group: Group, values: Floats, calibration: Calibration | N
     out = np.zeros(len(values))
     for n in np.unique(values[:, 0]):
         at = values[:, 0] == n
-        out[at] = predict_collective(chip, _COLLECTIVES[group[0]], values[at, 1] * _ELEMENT_BYTES[group[1]], int(n), calibration=calibration)
+        out[at] = predict_collective(
+            chip, _COLLECTIVES[group[0]], values[at, 1] * _ELEMENT_BYTES[group[1]], int(n), calibration=calibration
+        )
     return out
 
 

@@ -81,7 +81,14 @@ def model_of(name: str) -> Model:
     plain = re.sub(r"\(.*?\)", " ", name).strip()
     without_target = re.sub(r"-99(\.9)?$", "", plain)  # MLPerf's accuracy target is no part of the model
     quantised = re.sub(r"(?i)[-_](nv)?(fp8|fp4|bf16|int8|w4a16|awq|gptq)(-kv)?$", "", without_target)
-    for candidate in (name, plain, without_target, quantised, quantised.split("/")[-1], re.sub(r"(?i)-(chat|instruct|hf|it)$", "", quantised)):
+    for candidate in (
+        name,
+        plain,
+        without_target,
+        quantised,
+        quantised.split("/")[-1],
+        re.sub(r"(?i)-(chat|instruct|hf|it)$", "", quantised),
+    ):
         try:
             found = find_model(candidate)
         except FablessError:
@@ -367,6 +374,7 @@ def case_of(row: Row) -> Case:
 
 def _stated_limits(software: Software, notes: str) -> Software:
     """Return the software with the limits that a row's notes state in place of the generation's."""
+
     def stated(pattern: str) -> int | None:
         found = re.search(pattern, notes)
         return int(found[1]) if found else None
@@ -387,8 +395,7 @@ def cache_bits(generation: str) -> int:
 
 
 def smallest_plan(model: Model, recipe: Recipe, chip: Chip, chips: int, memory_ratio: float) -> Plan:
-    """Return the narrowest tensor-parallel plan whose weights leave 30% of the usable memory to the cache (replicas fill the rest).
-    """
+    """Return the narrowest tensor-parallel plan whose weights leave 30% of the usable memory to the cache (replicas fill the rest)."""
     usable = chip.memory_capacity_bytes * memory_ratio
     tensor = 1
     while tensor < chips and model.weight_bytes(recipe) / tensor > 0.7 * usable:

@@ -136,7 +136,9 @@ def read_rows(path: Path, *, lenient: bool = False) -> Rows:
             row = _row(path, line, cells)
             if row.id in seen:
                 raise _RefusedError(
-                    f"{path}: line {line}, column 'id'", "id repeated", f"'{row.id}' is already the id of line {seen[row.id]}; make ids unique"
+                    f"{path}: line {line}, column 'id'",
+                    "id repeated",
+                    f"'{row.id}' is already the id of line {seen[row.id]}; make ids unique",
                 )
         except _RefusedError as error:
             if not lenient:
@@ -196,7 +198,9 @@ def number(path: Path, line: int, column: str, text: str) -> float:
     except ValueError:
         value = float("nan")
     if not value - value == 0:  # text, nan and infinities alike
-        raise _RefusedError(f"{path}: line {line}, column '{column}'", "text in a number", f"'{text}' is not a number; write digits, no unit")
+        raise _RefusedError(
+            f"{path}: line {line}, column '{column}'", "text in a number", f"'{text}' is not a number; write digits, no unit"
+        )
     return value
 
 
@@ -206,7 +210,9 @@ def _count(path: Path, line: int, column: str, text: str) -> int | None:
         return None
     value = number(path, line, column, text)
     if value < 0 or value != int(value):
-        raise _RefusedError(f"{path}: line {line}, column '{column}'", "count not a whole number", f"'{text}' is not a whole number of {column}")
+        raise _RefusedError(
+            f"{path}: line {line}, column '{column}'", "count not a whole number", f"'{text}' is not a whole number of {column}"
+        )
     return int(value) or None
 
 

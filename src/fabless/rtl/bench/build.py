@@ -81,7 +81,9 @@ def build(tile: Tile, *, optimise: str = QUICK) -> Path:
     require_tools()
     from fabless.rtl.emit import tile_verilog
 
-    return compile_verilog(tile_verilog(tile), HARNESS.read_text(), top="fl_tile", defines={"FL_WIDTH": tile.memory_bytes_per_cycle}, optimise=optimise)
+    return compile_verilog(
+        tile_verilog(tile), HARNESS.read_text(), top="fl_tile", defines={"FL_WIDTH": tile.memory_bytes_per_cycle}, optimise=optimise
+    )
 
 
 def compile_verilog(verilog: str, harness: str, *, top: str, defines: Mapping[str, int | str], optimise: str) -> Path:

@@ -115,7 +115,9 @@ class Simulation:
         answer = self._answer("run")
         self.seconds += float(answer[2])
         if answer[0] != "done":
-            raise FablessError(f"program '{self.program.name}' has not halted after {limit} cycles; raise the limit, or look for a semaphore nobody signals")
+            raise FablessError(
+                f"program '{self.program.name}' has not halted after {limit} cycles; raise the limit, or look for a semaphore nobody signals"
+            )
         return int(answer[1])
 
     def finish(self, cycles: Sequence[int] = ()) -> RtlState:
@@ -170,7 +172,9 @@ def run_rtl(
     Raises `UnsupportedError` for a program of another tile, `MissingToolError` without the tools.
     """
     if tile is not None and tile != program.tile:
-        raise UnsupportedError(f"program '{program.name}' was made for tile {program.tile.digest}, this one is {tile.digest}; compile it for this chip")
+        raise UnsupportedError(
+            f"program '{program.name}' was made for tile {program.tile.digest}, this one is {tile.digest}; compile it for this chip"
+        )
     with Simulation(program, len(memory), memory_model=memory_model) as simulation:
         simulation.memory[: len(memory)] = memory
         if trace:

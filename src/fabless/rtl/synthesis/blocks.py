@@ -54,7 +54,10 @@ class Accumulate(Block):
     def __init__(self, shared: Shared) -> None:
         super().__init__(shared)
         self.isum, self.acc = self.input("isum", 21), self.input("acc", 32)
-        self.weight_scale, self.activation_scale = self.input("weight_scale", WEIGHT_SCALE_BITS), self.input("activation_scale", ACTIVATION_SCALE_BITS)
+        self.weight_scale, self.activation_scale = (
+            self.input("weight_scale", WEIGHT_SCALE_BITS),
+            self.input("activation_scale", ACTIVATION_SCALE_BITS),
+        )
         self.unit, self.clear = self.input("unit", 1), self.input("clear", 1)
         self.y = self.output("y", 32)
 

@@ -60,12 +60,16 @@ def find_liberties(kit: Kit, pdk_root: Path | None) -> tuple[Path, ...]:
     """
     wanted = " or ".join(" + ".join(group) for group in kit.files)
     if pdk_root is None:
-        raise InputError(f"synthesis for {kit.name} needs {wanted}; give the files with --liberty, or set PDK_ROOT to the folder that holds them")
+        raise InputError(
+            f"synthesis for {kit.name} needs {wanted}; give the files with --liberty, or set PDK_ROOT to the folder that holds them"
+        )
     for group in kit.files:
         found = [_below(pdk_root, name) for name in group]
         if all(found):
             return tuple(p for p in found if p)
-    raise InputError(f"{pdk_root}: holds no {wanted}; point PDK_ROOT at an installed PDK (ciel, open_pdks), or give the files with --liberty")
+    raise InputError(
+        f"{pdk_root}: holds no {wanted}; point PDK_ROOT at an installed PDK (ciel, open_pdks), or give the files with --liberty"
+    )
 
 
 def find_macros(kit: Kit, pdk_root: Path | None) -> tuple[tuple[int, int, Path], ...]:
@@ -113,7 +117,9 @@ def pick(library: Library, avoid: tuple[str, ...]) -> Picked:
     flops = [p for c in cells if (p := _plain_flop(c)) is not None]
     if not flops:
         raise UnsupportedError(f"library {library.name} lacks a rising-edge flip-flop; add the file of its sequential cells with --liberty")
-    singles = [(c, _follows(c)) for c in cells if len(c.inputs) == 1 and len(c.outputs) == 1 and c.pins[c.outputs[0]].function and not c.flop]
+    singles = [
+        (c, _follows(c)) for c in cells if len(c.inputs) == 1 and len(c.outputs) == 1 and c.pins[c.outputs[0]].function and not c.flop
+    ]
     buffers = sorted((c for c, follows in singles if follows), key=lambda c: (c.area_um2, c.name))
     inverters = [c for c, follows in singles if not follows]
     two = [c for c in cells if len(c.inputs) == 2 and len(c.outputs) == 1 and not c.flop]

@@ -96,15 +96,24 @@ def read_netlist(text: str, top: str, library: Library) -> Netlist:
             instance = Instance(name, cell, {pin: net(bits[0]) for pin, bits in c["connections"].items() if bits})
             (flops if cell.flop else gates).append(instance)
         elif kind.startswith("$"):
-            raise UnsupportedError(f"library {library.name} has no cell to build {kind.strip('$_')} of {top}; add a Liberty file that has, with --liberty")
+            raise UnsupportedError(
+                f"library {library.name} has no cell to build {kind.strip('$_')} of {top}; add a Liberty file that has, with --liberty"
+            )
         else:
             for port, bits in c["connections"].items():
                 direction = "input" if port.startswith("rd") else "output"  # what a memory reads comes into the netlist
                 ports[direction][f"{name}.{port}"] = nets(bits)
     clocks = frozenset(f.pins[pin] for f in flops for pin in f.pins if f.cell.pins[pin].clock)
-    names = {net(b): f"{n}[{i}]" if len(v["bits"]) > 1 else n for n, v in module["netnames"].items() if not v.get("hide_name") for i, b in enumerate(v["bits"])}
+    names = {
+        net(b): f"{n}[{i}]" if len(v["bits"]) > 1 else n
+        for n, v in module["netnames"].items()
+        if not v.get("hide_name")
+        for i, b in enumerate(v["bits"])
+    }
     names.update({net(b): f"{n}[{i}]" for n, v in module["ports"].items() for i, b in enumerate(v["bits"])})
-    return Netlist(top, library, len(numbers) - 2, ports["input"], ports["output"], clocks, tuple(flops), _ordered(gates, len(numbers) - 2), names)
+    return Netlist(
+        top, library, len(numbers) - 2, ports["input"], ports["output"], clocks, tuple(flops), _ordered(gates, len(numbers) - 2), names
+    )
 
 
 def _ordered(gates: list[Instance], n_nets: int) -> tuple[Instance, ...]:

@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 MODEL = "tinyshakes"
 PROMPT = "ROMEO:\nIf I profane with my unworthiest hand\nThis holy shrine, the gentle sin is this:"
-SOURCE = f"int8 blocks of {MODEL}: every layer's weights against the activations of an {len(PROMPT)}-character prompt, decode order, one row"
+SOURCE = (
+    f"int8 blocks of {MODEL}: every layer's weights against the activations of an {len(PROMPT)}-character prompt, decode order, one row"
+)
 
 
 class _Recording:

@@ -94,7 +94,9 @@ class Report:
     limits: str
 
 
-def report(process: str, *, tile: Tile, liberties: tuple[Path, ...], pdk_root: Path | None, blocks: tuple[str, ...] = DEFAULT_BLOCKS) -> Report:
+def report(
+    process: str, *, tile: Tile, liberties: tuple[Path, ...], pdk_root: Path | None, blocks: tuple[str, ...] = DEFAULT_BLOCKS
+) -> Report:
     """Synthesise blocks for a process and return their figures; `liberties` stand in for those found below `pdk_root`.
 
     Raises `InputError` for an unknown process, block or file, `UnsupportedError` for a library that lacks cells, `MissingToolError` for tools.

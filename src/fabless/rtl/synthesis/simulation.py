@@ -66,7 +66,9 @@ def _xor(tokens: list[str]) -> tuple[list[str], list[str]]:
     return _chain(tokens, _and, ("^",), "^")
 
 
-def _chain(tokens: list[str], inner: Callable[[list[str]], tuple[list[str], list[str]]], signs: tuple[str, ...], to: str) -> tuple[list[str], list[str]]:
+def _chain(
+    tokens: list[str], inner: Callable[[list[str]], tuple[list[str], list[str]]], signs: tuple[str, ...], to: str
+) -> tuple[list[str], list[str]]:
     left, rest = inner(tokens)
     while rest and rest[0] in signs:
         right, rest = inner(rest[1:])

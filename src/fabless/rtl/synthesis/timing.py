@@ -132,7 +132,9 @@ def static_timing(netlist: Netlist, port_flop: Cell) -> Timing:
 
 def flop_data_pin(cell: Cell) -> str:
     """Return the pin that a flip-flop samples."""
-    return next(p.name for p in cell.pins.values() if p.direction == "input" and not p.clock and any(a.type.startswith("setup") for a in p.arcs))
+    return next(
+        p.name for p in cell.pins.values() if p.direction == "input" and not p.clock and any(a.type.startswith("setup") for a in p.arcs)
+    )
 
 
 def launch_arcs(cell: Cell, pin: str | None = None) -> tuple[Arc, ...]:
@@ -148,7 +150,9 @@ def _needed(arrivals: _Arrivals, net: int, cell: Cell, pin: str) -> tuple[float,
         if arrivals.at[net][edge] == _NONE:
             continue
         slew = arrivals.slew[net][edge]
-        tables = [a.tables[f"{name}_constraint"] for a in cell.pins[pin].arcs if a.type.startswith("setup") and f"{name}_constraint" in a.tables]
+        tables = [
+            a.tables[f"{name}_constraint"] for a in cell.pins[pin].arcs if a.type.startswith("setup") and f"{name}_constraint" in a.tables
+        ]
         setup = max((t(slew, 0.0) for t in tables), default=0.0)
         best = max(best, (arrivals.at[net][edge] + setup, setup, edge))
     return best

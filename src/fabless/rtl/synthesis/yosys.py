@@ -64,7 +64,9 @@ def run_yosys(script: str, directory: Path, timeout_s: float) -> str:
     return done.stdout
 
 
-def mapping_script(*, top: str, sources: list[str], liberties: list[str], avoid: list[str], flop_map: str, recipe: str, period_ps: float) -> str:
+def mapping_script(
+    *, top: str, sources: list[str], liberties: list[str], avoid: list[str], flop_map: str, recipe: str, period_ps: float
+) -> str:
     """Return the script that maps `top` to a library, leaving `netlist.json`.
 
     Multipliers become Booth multipliers (the low-power form where both operands are signed), carries parallel-prefix (Han-Carlson), multi-operand
