@@ -213,6 +213,6 @@ def _option_json(o: Option) -> dict[str, object]:
 def _answer_json(a: Answer, directory: Path) -> dict[str, object]:
     return {
         "headline": a.headline, "chip": a.chip, "silicon": a.silicon, "own": _option_json(a.own), "comparison": [_option_json(o) for o in a.comparison], "bill": a.bill,
-        "break_even": a.break_even, "tornado": a.tornado, "binding": a.binding, "runners_up": a.runners_up, "error_ratio": a.error_ratio, "fidelity": a.fidelity, "yield_ratio": a.yield_ratio,
+        "break_even": a.break_even, "cheaper_ratio": a.cheaper_ratio, "tornado": a.tornado, "binding": a.binding, "runners_up": a.runners_up, "error_ratio": a.error_ratio, "fidelity": a.fidelity, "yield_ratio": a.yield_ratio,
         "package_usd": a.package_usd, "nre_usd": a.nre_usd, "counts": a.frontier.counts, "assumptions": a.assumptions, "directory": str(directory),
     }  # fmt: skip

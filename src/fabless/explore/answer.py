@@ -124,9 +124,10 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Hold everything that the report shows; `headline` is the answer in two sentences.
+    """Hold everything that the report shows; `headline` is the answer in a few sentences.
 
     `rival` is the cheapest of `comparison` that serves, against which `break_even` is drawn (None: no priced chip meets the targets).
+    `cheaper_ratio` is the share of draws of everything uncertain in which building is cheaper than the rival.
     `chip_cost` is the own chip's price by part, its yield and its NRE; `own.chip` repeats `chip`.
     """
 
@@ -151,6 +152,7 @@ class Answer:
     yield_ratio: float
     chip_cost: ChipCost | None = None
     rival: Option | None = None
+    cheaper_ratio: float | None = None
 
 
 def answer(frontier: Frontier) -> Answer:

@@ -10,7 +10,8 @@ import numpy as np
 from fabless.core.ranges import Range
 from fabless.core.sources import Source, table
 from fabless.cost.price import break_even, chip_cost, part_of, price
-from fabless.cost.uncertainty import Case, tornado
+from fabless.cost.system import HOURS_PER_YEAR
+from fabless.cost.uncertainty import Case, spread, tornado
 from fabless.explore.answer import Answer, BreakEven, Option, Share, Swing
 from fabless.explore.comparison import Fit, compare, fit_at, fleet_of, own_option
 from fabless.explore.pricing import cost_unit, inputs_of
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from fabless.sim.trace import Counters
 
 _SWINGS = 10
+#: How far from even the odds must lie before the headline says "build it" or "don't": three to one.
+_SURE = 0.25
 _EXTRA_LABELS = {"demand_ratio": "traffic against the study's", "speed_ratio": "speed against the estimate"}
 #: What ops are called where people read where the time goes.
 _KIND_WORDS = {"gemm": "matrix products", "gather": "embedding", "vector": "vector operations", "collective": "exchange between chips"}
@@ -50,11 +53,13 @@ def conclude(frontier: Frontier) -> Answer:
     own = own_option(chip, fits, fleet, bill, error_ratio)
     comparison = compare(study)
     rival = next((o for o in comparison if o.serves and o.how != "maker"), None)
-    swings = _tornado(Case(part_of(silicon, chip), fleet, inputs, speed_ratio=Range(low / mid, 1.0, high / mid)), realised.source)
+    case = Case(part_of(silicon, chip), fleet, inputs, speed_ratio=Range(low / mid, 1.0, high / mid))
+    swings = _tornado(case, realised.source)
     curve = None if rival is None or rival.bill is None else _break_even(bill, rival, fleet)
+    cheaper_ratio = _cheaper_ratio(case, rival, study.seed)
     return Answer(
         frontier=frontier,
-        headline=_headline(frontier, own, rival, curve),
+        headline=_headline(frontier, own, rival, curve, cheaper_ratio),
         chip=chip,
         silicon=silicon,
         bill=bill,
@@ -74,10 +79,22 @@ def conclude(frontier: Frontier) -> Answer:
         yield_ratio=cost.die_yield_ratio.mid if cost.die_yield_ratio else 1.0,
         chip_cost=cost,
         rival=rival,
+        cheaper_ratio=cheaper_ratio,
     )
 
 
-def _headline(frontier: Frontier, own: Option, rival: Option | None, curve: BreakEven | None) -> str:
+def _cheaper_ratio(case: Case, rival: Option | None, seed: int) -> float | None:
+    """Return the share of draws of everything uncertain in which building is cheaper than the rival, its price and timing drawn, too."""
+    if rival is None or rival.usd_per_year is None:
+        return None
+    error = 1 + (rival.error_ratio or 0.0)
+    hours = rival.n_chips * HOURS_PER_YEAR
+    year = rival.usd_per_year
+    rate = Range(year.low / error / hours, year.mid / hours, year.high * error / hours)
+    return spread(replace(case, rent_usd_per_chip_hour=rate, rent_chips=float(rival.n_chips)), seed=seed).own_is_cheaper_ratio
+
+
+def _headline(frontier: Frontier, own: Option, rival: Option | None, curve: BreakEven | None, cheaper_ratio: float | None) -> str:
     study, row = frontier.study, frontier.row(frontier.best)
     assert own.usd_per_mtok is not None
     usd = own.usd_per_mtok
@@ -92,9 +109,14 @@ def _headline(frontier: Frontier, own: Option, rival: Option | None, curve: Brea
     if curve.tokens_per_year is None:
         return f"{best} Don't build it: {against} is cheaper at any volume."
     times = curve.tokens_per_year / curve.study_tokens_per_year
+    draws = "" if cheaper_ratio is None else f" In {100 * cheaper_ratio:.0f} of 100 draws of everything uncertain, building is the cheaper."
+    sure = cheaper_ratio is None or abs(cheaper_ratio - 0.5) >= _SURE
     if usd.mid <= theirs:
-        return f"{best} Build it: it takes {1 - usd.mid / theirs:.0%} off the best alternative, {against}, and pays from {times:.2g} times this traffic on."
-    return f"{best} Don't build it for this traffic: {against} is cheaper until the volume is {times:.2g} times as large."
+        lead = "Build it" if sure else "Too close to call, with building ahead"
+        saved = f"it takes {1 - usd.mid / theirs:.0%} off the best alternative, {against}, and pays from {times:.2g} times this traffic on."
+        return f"{best} {lead}: {saved}{draws}"
+    lead = "Don't build it for this traffic" if sure else "Too close to call, with buying ahead"
+    return f"{best} {lead}: {against} is cheaper until the volume is {times:.2g} times as large.{draws}"
 
 
 def _break_even(bill: Bill, rival: Option, fleet: FleetDemand) -> BreakEven:

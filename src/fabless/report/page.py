@@ -99,6 +99,8 @@ def _answer(a: Answer) -> str:
         (*_split(a.nre_usd), "once, before the first chip (NRE)"),
         (_band(a.error_ratio), "", "error band of the timing model"),
     ]
+    if a.cheaper_ratio is not None:
+        cards.append((f"{100 * a.cheaper_ratio:.0f} of 100", "", "draws of everything uncertain in which building is cheaper"))
     items = "".join(
         f'<li><span class="n">{escape(n)}</span><span class="of">{f"{escape(ends)} " if ends else ""}{escape(of)}</span></li>'
         for n, ends, of in cards
