@@ -94,10 +94,13 @@ def _answer(a: Answer) -> str:
     cards = [
         (*_split(own.usd_per_mtok), "per million tokens"),
         (count(own.n_chips), "", f"chips, {si(own.power_w, 'W')} at the peak of the traffic"),
-        (f"{first.tokens_per_s_per_user:.3g} tok/s", "", f"for one user; first token in {seconds(first.ttft_s)}"),
+        (
+            f"{first.tokens_per_s_per_user:.3g} tok/s",
+            "",
+            f"for one user; first token in {seconds(first.ttft_s)}; timing {_band(a.error_ratio)}",
+        ),
         (f"{own.j_per_token.mid:.3g} J" if own.j_per_token else "unknown", "", "per token, facility included"),
         (*_split(a.nre_usd), "once, before the first chip (NRE)"),
-        (_band(a.error_ratio), "", "error band of the timing model"),
     ]
     if a.cheaper_ratio is not None:
         cards.append((f"{100 * a.cheaper_ratio:.0f} of 100", "", "draws of everything uncertain in which building is cheaper"))
