@@ -90,7 +90,9 @@ def test_headline_tells_chip_count_price_and_verdict(concluded):
     assert f"{a.own.n_chips:,} of them serve {a.frontier.study.title}" in a.headline
     assert f"${a.own.usd_per_mtok.mid:.3g}" in a.headline
     assert a.headline.endswith(".")
-    assert ("uild it" in a.headline) == (a.rival is not None)
+    assert any(verdict in a.headline for verdict in ("uild it", "Too close to call")) == (a.rival is not None)
+    assert (a.cheaper_ratio is None) == (a.rival is None)
+    assert ("Too close" in a.headline) == (a.cheaper_ratio is not None and 0.25 < a.cheaper_ratio < 0.75)
 
 
 def test_every_chip_compared_serves_or_says_why(concluded):
