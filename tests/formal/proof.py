@@ -78,7 +78,7 @@ class Rtl:
             assert text.count(old) == 1, f"{path.name}: the edit's text stands {text.count(old)} times, it must stand once: {old!r}"
             text = text.replace(old, new)
         module = ModuleType(f"fabless.rtl.{name}")
-        sys.modules.setdefault(module.__name__, module)
+        importlib.import_module(module.__name__)  # the edited copy must never stand where other tests import the real one
         exec(compile(text, str(path), "exec"), module.__dict__)
         return module
 
