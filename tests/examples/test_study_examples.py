@@ -20,7 +20,7 @@ REDUCED = {
     "chat": (
         {
             "process": ("7nm", "5nm"),
-            "clock_hz": (1.6e9,),
+            "clock_hz": (1e9,),
             "cores": (128, 160),
             "rows": (128, 256),
             "scratchpad_bytes": (2.0**18,),
@@ -46,7 +46,7 @@ REDUCED = {
     "frontier": (
         {
             "process": ("5nm",),
-            "clock_hz": (1.6e9,),
+            "clock_hz": (1e9,),
             "cores": (128,),
             "rows": (128, 256),
             "scratchpad_bytes": (2.0**20,),

@@ -113,7 +113,7 @@ def test_the_energy_of_the_toy_is_as_by_hand(tmp_path):
 
 
 def test_the_charge_that_leaves_by_ground_is_not_counted_again(tmp_path):
-    supply = 'pg_pin (VDD) { pg_type : primary_power; } pg_pin (VSS) { pg_type : primary_ground; }'
+    supply = "pg_pin (VDD) { pg_type : primary_power; } pg_pin (VSS) { pg_type : primary_ground; }"
     once = gate("INV", 1, "A", "!A", 10, "negative_unate")
     group = once[once.index("internal_power () {") : -4].rstrip("} ") + " }"
     rails = "".join(group.replace("internal_power () {", f"internal_power () {{ related_pg_pin : {rail};") for rail in ("VDD", "VSS"))

@@ -34,7 +34,10 @@ _MEASURES = (
 #: How each limit is named in sentences, with the unit of its value.
 _LIMIT_WORDS = {
     "reticle": "the reticle",
-    "clock": "the process's clock",
+    "clock": "the clock that our cores reach on the process",
+    "interface": "the process's memory interfaces",
+    "carrier": "the room around the die and on the carrier",
+    "heat": "the heat that leaves a die",
     "chip_w": "the chip's power",
     "package_usd": "the package's price",
     "nre_usd": "the NRE budget",
@@ -94,8 +97,8 @@ def check(study: Study) -> None:
     for name in study.compare:
         load_chip(name)
     for memory in study.space.memory:
-        dram_of(memory)
         for process in study.space.process:
+            dram_of(memory, process)
             inputs_of(study, process, memory.standard, "organic")
 
 
@@ -155,7 +158,7 @@ def limit_of(study: Study, name: str) -> float | None:
     """Return the value of a limit, None where the study leaves it free or each chip has its own (reticle, memory)."""
     if name in {"ttft_s", "tpot_s"}:
         return float(getattr(study.slo, name))
-    return None if name in {"reticle", "clock", "memory"} else getattr(study.limits, name)
+    return None if name in {"reticle", "clock", "interface", "carrier", "heat", "memory"} else getattr(study.limits, name)
 
 
 def value_text(name: str, value: float) -> str:
