@@ -108,7 +108,9 @@ def test_a_tile_comes_from_a_chip():
         Tile.of(replace(chip, core=replace(chip.core, matrix=Mesh(16, 16, ()))))
     with pytest.raises(UnsupportedError, match="rows have 16 lanes; programs need 32"):
         Tile.of(replace(chip, core=replace(chip.core, matrix=Mxu(16, 16, ()))))
-    with pytest.raises(InfeasibleError, match="leaves weight_words"):
+    with pytest.raises(UnsupportedError, match="its rows multiply fp8_e4m3; programs compute int8 blocks"):
+        Tile.of(replace(chip, core=replace(chip.core, matrix=Mxu(16, 32, (("fp8_e4m3", 1.0),)))))
+    with pytest.raises(InfeasibleError, match="leave weight_words = 4, programs need 8"):
         Tile.of(replace(chip, core=replace(chip.core, scratchpad=Sram(1 << 12))))
 
 

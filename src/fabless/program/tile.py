@@ -16,6 +16,10 @@ BLOCK = 32
 ROWS = (4, 8, 16, 32, 64, 128)
 VECTOR_LANES = (4, 8, 16, 32, 64)
 MEMORY_WIDTHS = (16, 32, 64, 128, 256)
+#: Bytes of the weight buffer a row and word: 32 elements and a scale of 19 bits in 4.
+_WEIGHT_WORD_BYTES = 36
+_FEW_WORDS = 16
+_CARRIED = 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +100,10 @@ class Tile:
     def of(cls, chip: Chip) -> Tile:
         """Derive the tile of a `Chip` of dot-product rows: scratchpad split 1/2 weights, 1/8 activations, 3/8 vectors; words to powers of two.
 
-        Raises `UnsupportedError` for a chip whose matrix unit is not 32-lane dot-product rows, `InfeasibleError` for too small a scratchpad.
+        Where half of it holds less than 16 weight words, weights take up to 5/8. The memory port is the narrowest that carries nine tenths of the
+        core's share of DRAM.
+
+        Raises `UnsupportedError` for a chip whose matrix unit is not 32-lane dot-product rows of int8, `InfeasibleError` for too small a scratchpad.
         """
         from fabless.chip.chip import Mxu
 
@@ -107,19 +114,30 @@ class Tile:
             )
         if matrix.lanes != BLOCK:
             raise UnsupportedError(f"chip '{chip.name}': rows have {matrix.lanes} lanes; programs need {BLOCK}")
+        if not any(name.startswith("int8") for name, _ in matrix.rates):
+            raise UnsupportedError(
+                f"chip '{chip.name}': its rows multiply {', '.join(name for name, _ in matrix.rates)}; programs compute int8 blocks: "
+                "add int8 to the formats of the matrix unit"
+            )
         capacity = int(chip.core.scratchpad.capacity_bytes)
         accumulators = int(chip.core.accumulator.capacity_bytes) if chip.core.accumulator else capacity // 8
         share = chip.dram.bandwidth_bytes_per_s / chip.clock_hz / chip.n_cores
+        word = matrix.rows * _WEIGHT_WORD_BYTES
+        weight_words = _power_of_two(capacity // 2 // word)
+        if weight_words < _FEW_WORDS:  # many rows, little memory: what a page of keys needs comes first
+            weight_words = min(_FEW_WORDS, capacity * 5 // 8 // word)
+        rest = capacity - max(capacity // 2, weight_words * word)
         tile = {
-            "weight_words": _power_of_two(capacity // 2 // (matrix.rows * 36)),
-            "activation_words": _power_of_two(capacity // 8 // 34),
+            "weight_words": weight_words,
+            "activation_words": _power_of_two(rest // 4 // 34),
             "accumulator_words": _power_of_two(accumulators // (4 * matrix.rows)),
-            "vector_elements": _power_of_two(capacity * 3 // 8 // 4),
+            "vector_elements": _power_of_two(rest * 3 // 4 // 4),
         }
-        for name, words in tile.items():
-            if words < 64:
+        for name, least in (("weight_words", 8), ("activation_words", 64), ("accumulator_words", 32), ("vector_elements", 2048)):
+            if tile[name] < least:
                 raise InfeasibleError(
-                    f"chip '{chip.name}': scratchpad of {capacity} bytes leaves {name} = {words}; give it at least 64 words"
+                    f"chip '{chip.name}': a scratchpad of {capacity:,} bytes and accumulators of {accumulators:,} a core leave {name} = {tile[name]}, "
+                    f"programs need {least} at least; enlarge them, or use fewer rows than {matrix.rows}"
                 )
         return cls(
             rows=matrix.rows,
@@ -127,7 +145,7 @@ class Tile:
             parameter_words=65536 if matrix.rows > 4 else 4096,
             instruction_words=16384 if matrix.rows > 4 else 4096,
             memory_bytes=int(chip.memory_capacity_bytes) // chip.n_cores // 256 * 256,
-            memory_bytes_per_cycle=max(16, min(256, _power_of_two(int(share)))),
+            memory_bytes_per_cycle=next((w for w in MEMORY_WIDTHS if w >= _CARRIED * share), MEMORY_WIDTHS[-1]),
             n_tiles=chip.n_cores,
             **tile,
         )
