@@ -1,4 +1,4 @@
-"""Tokens and logits are the same bits whatever the tile sizes, tiles of the ring, passes, batch composition and chunks."""
+"""Tokens and logits are the same bits whatever the tile sizes, tiles of the ring, batch composition and chunks, in every kind of weight format."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from fabless.compiler.pack import pack
 from fabless.fleet.session import Session
 from fabless.model.integer_reference import IntegerReference, IntegerWeights
 from fabless.model.weights import open_weights
+from fabless.number.formats import INT8_BLOCK32, format_named
 from fabless.program.tile import DEMO, TINY, Tile
 
 TEXT = "First Citizen:\nBefore we proceed any further, hear me speak."
@@ -26,9 +27,10 @@ TILES = {
 }
 
 
-@pytest.fixture(scope="module")
-def weights() -> IntegerWeights:
-    return IntegerWeights.load(open_weights("tinyshakes"))
+@pytest.fixture(scope="module", params=["int8_block32", "nvfp4", "mxfp4 with an int8 head"])
+def weights(request) -> IntegerWeights:
+    format, _, head = request.param.partition(" with ")
+    return IntegerWeights.load(open_weights("tinyshakes"), format_named(format), INT8_BLOCK32 if head else None)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +46,8 @@ def truth(weights, ids) -> np.ndarray:
 
 
 def opened(weights: IntegerWeights, tile: Tile, shapes: list[Shape], n_tiles: int = 1) -> Session:
-    compiled = compile_model(weights.decoder, tile, shapes, context_tokens=128, n_pages=16, n_tiles=n_tiles)
+    formats = {"format": weights.matrices["layers.0.q"].format.name, "head_format": weights.matrices["embedding"].format.name}
+    compiled = compile_model(weights.decoder, tile, shapes, context_tokens=128, n_pages=16, n_tiles=n_tiles, **formats)
     memories = []
     for layout in compiled.layouts:
         memory = np.zeros(layout.memory_bytes, np.uint8)

@@ -36,6 +36,7 @@ def run(
     tiles: int = 1,
     context: int | None = None,
     weights: str = _FORMAT,
+    head: str | None = None,
     temperature: float = 0.0,
     top_p: float = 1.0,
     seed: int = 0,
@@ -53,7 +54,8 @@ def run(
         chip: a chip.toml as 'fabless design' writes it, or demo.
         tiles: tiles of the chip that share the model.
         context: tokens of prompt and text together at most; the model's, up to 2048, when not given.
-        weights: number format of the weights: int8_block32, int4_block32, mxint8 or mxfp4.
+        weights: number format of the weights: int8_block32, int4_block32, mxint8, mxfp4 or nvfp4.
+        head: number format of the language head and the token table, when it differs: int8_block32 beside 4-bit weights.
         temperature: 0 chooses the likeliest token; above, tokens are drawn.
         top_p: draw from the likeliest tokens that hold this share of the probability.
         seed: of the draws.
@@ -74,7 +76,8 @@ def run(
         raise InputError(f"{model}: no prompt; give one with -p 'Why is the sky blue?'")
     ids = prompt_ids(tokenizer, given, raw=raw)
     say_while = None if json else _note
-    session = open_session(opened, tile, n_tiles=tiles, context_tokens=context, prompt_tokens=len(ids), format=weights, say=say_while)
+    session = open_session(opened, tile, n_tiles=tiles, context_tokens=context, prompt_tokens=len(ids), format=weights,
+                           head_format=head, say=say_while)  # fmt: skip
     stream, out, text, first_s = tokenizer.stream(), [], [], 0.0
     _clear()
     for token in session.generate(ids, max_tokens, sampling, end_ids=tokenizer.end_ids):
@@ -168,6 +171,7 @@ def compile(
     sequences: int = 1,
     tokens: int = 1,
     weights: str = _FORMAT,
+    head: str | None = None,
     skip: Annotated[list[str] | None, Parameter(negative="")] = None,
     out: Path | None = None,
     explain: bool = False,
@@ -183,7 +187,8 @@ def compile(
         context: longest sequence in tokens; the model's, up to 2048, when not given.
         sequences: sequences a launch computes.
         tokens: new tokens of each sequence a launch computes.
-        weights: number format of the weights: int8_block32, int4_block32, mxint8 or mxfp4.
+        weights: number format of the weights: int8_block32, int4_block32, mxint8, mxfp4 or nvfp4.
+        head: number format of the language head and the token table, when it differs: int8_block32 beside 4-bit weights.
         skip: passes to leave out; results keep their bits.
         out: write tile 0's program: assembly for .s, else words.
         explain: show tiles, bytes and cycles per layer, and the passes.
@@ -204,7 +209,8 @@ def compile(
     began = time.monotonic()
     shape, bound = Shape(sequences, tokens), context or min(decoder.context_tokens, 2048)
     n_pages = sequences * ceil(bound, PAGE_KEYS)
-    compiled = compiled_of(decoder, tile, [shape], context_tokens=bound, n_pages=n_pages, n_tiles=tiles, format=weights, skip=skip or ())
+    compiled = compiled_of(decoder, tile, [shape], context_tokens=bound, n_pages=n_pages, n_tiles=tiles, format=weights, head_format=head,
+                           skip=skip or ())  # fmt: skip
     took_s = time.monotonic() - began
     program, layout = compiled.program(shape), compiled.layouts[0]
     if check:

@@ -69,11 +69,13 @@ def compile(
     n_pages: int | None = None,
     n_tiles: int = 1,
     format: str = "int8_block32",
+    head_format: str | None = None,
     skip: Iterable[str] = (),
 ) -> Compiled:
     """Compile a decoder for a ring of `n_tiles` tiles; weights are not needed (`pack.pack` writes them into memory).
 
     `shapes`: how many sequences and tokens a launch computes at once. `context_tokens`: the longest sequence (default: the model's).
+    `format`: of the weights, one of `tiles.STORED`; `head_format`: of the head and the token table (default: the same).
     `n_pages`: pages of 128 keys of the cache (default: one context). `skip`: names of `PASSES` to leave out.
     Raises `UnsupportedError` naming what is not compiled, `InfeasibleError` naming the buffer that is too small.
     """
@@ -87,7 +89,18 @@ def compile(
     pages = ceil(context, PAGE_KEYS) if n_pages is None else n_pages
     slots = 1 if "double_buffer" in skipped else 2
     layouts = tuple(
-        lay_out(decoder, tile, chosen, index=i, n_tiles=n_tiles, context_tokens=context, n_pages=pages, format=format, slots=slots)
+        lay_out(
+            decoder,
+            tile,
+            chosen,
+            index=i,
+            n_tiles=n_tiles,
+            context_tokens=context,
+            n_pages=pages,
+            format=format,
+            head_format=head_format or format,
+            slots=slots,
+        )
         for i in range(n_tiles)
     )
     programs = {shape: tuple(_program(layout, shape, skipped) for layout in layouts) for shape in chosen}

@@ -35,10 +35,17 @@ def dense(step: Step) -> None:
 
 def _gated(step: Step, c: Operands, n: int, *, rows: int, base: str) -> None:
     """Activate one column: the first half of its outputs are gates, the second what they gate; the product goes to A "hidden" in int8."""
-    from fabless.compiler.step import fed, feed, used
+    from fabless.compiler.step import fed, feed, tensor_scale, used
 
     e, layout, d, v = step.e, step.layout, step.layout.decoder, step.places.v
     half = n // 2
+    if layout.matrices["gate_up"].split:
+        feed(step, "post_scales" if base == "layer" else "expert_scales", register=base)
+        for tensor, at in (("gate", 0), ("up", half)):
+            e("vec", pre="mul", rows=rows, len=half, dst=v["gates"] + at, dst_stride=n // BLOCK, **(c | {"a": int(c.get("a", 0)) + at}),
+              **tensor_scale(step, tensor))  # fmt: skip
+        used(step)
+        c = {"a": v["gates"], "a_stride": n // BLOCK}
     if d.mlp_bias:
         e.set("t1", (layout.vectors | layout.expert_vectors)["gate_up_bias"][0], of="ho", times=4 * n // (half // BLOCK), plus=base)
         feed(step, "gate_up_bias", length=n, register="t1", offset=0)
@@ -124,18 +131,23 @@ def experts(step: Step) -> None:
 
 def _router(step: Step) -> int:
     """Write the router's logits of all rows to V "router"; returns the elements from row to row."""
-    from fabless.compiler.step import fed, feed, project, used
+    from fabless.compiler.step import fed, feed, project, tensor_scale, used
 
     e, m, rows = step.e, step.layout.matrices["router"], step.shape.rows
     width = m.n_tiles * m.outputs
     project(step, "router", "normed", rows, whole=True)
     c: Operands = {"a_space": "c", "a": step.places.c["projection"] * m.rows, "a_stride": width // BLOCK}
     to: Operands = {"rows": rows, "len": width, "dst": step.places.v["router"], "dst_stride": width // BLOCK}
+    if m.split:
+        feed(step, "post_scales")
+        e("vec", pre="mul", **c, **to, **tensor_scale(step, "router"))
+        used(step)
+        c = {"a": step.places.v["router"], "a_stride": width // BLOCK}
     if step.layout.decoder.mlp_bias:
         feed(step, "router_bias")
         e("vec", pre="add", **c, **to, **fed(step))
         used(step)
-    else:
+    elif not m.split:
         e("vec", pre="copy", **c, **to)
     return width
 
@@ -183,10 +195,15 @@ def _expert(step: Step) -> None:
 
 
 def _weighed(step: Step, c: Operands, n: int) -> None:
-    from fabless.compiler.step import fed, feed, used
+    from fabless.compiler.step import fed, feed, tensor_scale, used
 
     e, layout, v = step.e, step.layout, step.places.v
     part: Operands = {"a": v["part"], "len": n}
+    if layout.matrices["down"].split:
+        feed(step, "expert_scales", register="ex")
+        e("vec", pre="mul", len=n, dst=v["part"], **c, **tensor_scale(step, "down"))
+        used(step)
+        c = {"a": v["part"]}
     if layout.decoder.mlp_bias:
         e.set("t1", layout.expert_vectors["down_bias"][0], of="col", times=4, plus="ex")
         feed(step, "down_bias", length=n, register="t1", offset=0)

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 _PAGE_ALIGN = 256
 _REACH = 1 << 16  # addresses of 16 bits
 _STAGE = 4
+#: The tensors whose scales a layer's (an expert's) vector of scales holds, in its order; only NVFP4 has them.
+SCALED = ("q", "k", "v", "o", "gate", "up", "down", "router")
 
 
 class Space:
@@ -81,6 +83,7 @@ class Layout:
     tile: Tile
     share: Share
     format: str
+    head_format: str  # of the head and of the token table
     context_tokens: int
     n_pages: int  # without the scratch page, which is page n_pages
     shapes: tuple[Shape, ...]
@@ -135,9 +138,13 @@ class Layout:
 
     @property
     def table(self) -> str:
-        """Return where token rows are read: "head" (its matrix), "int8" (a table of their own), or "fp32" (dequantised, for vectors wider than a block)."""
+        """Return where token rows are read: "head" (its matrix), or a table of their own: "int8", "bf16" (NVFP4's elements times the scales of their
+        blocks, exact in 8 significant bits), "fp32" (dequantised, for vectors wider than a block).
+        """
         if self.tile.vector_align > BLOCK:
             return "fp32"
+        if self.matrices["head"].split:
+            return "bf16"
         head = self.matrices["head"]
         aligned = all(k % BLOCK == 0 for k in head.parts[:-1])  # each part's scales are loaded behind those of the last
         shared = self.decoder.tied_embeddings and self.share.n_tiles == 1 and head.elements == "int8" and aligned
@@ -145,9 +152,16 @@ class Layout:
 
     @property
     def table_row_bytes(self) -> int:
-        """Return the bytes of a token's row in its own table: int8 blocks then fp16 scales, or binary32, padded to 32."""
+        """Return the bytes of a token's row in its own table: int8 blocks then scales, or whole numbers, padded to 32."""
         blocks = ceil(self.decoder.d_model, BLOCK)
-        return self.share.width * 4 if self.table == "fp32" else blocks * BLOCK + up(2 * blocks, 32)
+        whole = {"fp32": 4 * self.share.width, "bf16": 2 * self.share.width}
+        return whole.get(self.table, blocks * BLOCK + up(2 * blocks, 32))
+
+    @property
+    def table_scales(self) -> str:
+        """Return the format of the scales of an int8 token row: the head's own where it is read, else 16 bits that hold every scale exactly."""
+        scales = self.matrices["head"].scales
+        return "fp16" if scales == "fp16" else "e8m0" if self.table == "head" else "bf16"
 
 
 def lay_out(
@@ -160,10 +174,12 @@ def lay_out(
     context_tokens: int,
     n_pages: int,
     format: str,
+    head_format: str,
     slots: int,
 ) -> Layout:
     """Choose tiles and addresses; raises `InfeasibleError` when a buffer or the memory is too small, `UnsupportedError` by name."""
-    _supported(format)
+    for name in (format, head_format):
+        _supported(name)
     s = share(decoder, tile, index, n_tiles)
     slot_words = (tile.weight_words - s.value // tile.rows) // slots
     page_words = max(s.head_blocks * PAGE_KEYS // tile.rows, PAGE_KEYS // BLOCK * s.value // tile.rows)
@@ -174,12 +190,13 @@ def lay_out(
         )
     kinds = tuple(dict.fromkeys(zip(decoder.windows, decoder.ropes, strict=True)))
     of_layer = tuple(kinds.index(k) for k in zip(decoder.windows, decoder.ropes, strict=True))
-    matrices = _matrices(decoder, tile, s, shapes=shapes, slot=slot_words, formats=STORED[format])
+    matrices = _matrices(decoder, tile, s, shapes=shapes, slot=slot_words, formats=STORED[format], head=STORED[head_format])
     mlp = {"gate_up_bias": matrices["gate_up"].n_tiles * matrices["gate_up"].outputs, "down_bias": s.model} if decoder.mlp_bias else {}
+    expert_scales = {"expert_scales": len(SCALED)} if matrices["gate_up"].split else {}
     vectors, vector_bytes = _vectors(_lengths(decoder, tile, s, matrices, shapes) | ({} if decoder.routing else mlp))
-    expert_vectors, expert_vector_bytes = _vectors(mlp if decoder.routing else {})
+    expert_vectors, expert_vector_bytes = _vectors(mlp | expert_scales if decoder.routing else {})
     layout = Layout(
-        decoder, tile, s, format, context_tokens, n_pages, shapes, slot_words, slots, matrices, vectors,
+        decoder, tile, s, format, head_format, context_tokens, n_pages, shapes, slot_words, slots, matrices, vectors,
         expert_vectors, vector_bytes, expert_vector_bytes, kinds=kinds, kind_of_layer=of_layer, pages=Pages.of(s),
     )  # fmt: skip
     _place(layout)
@@ -192,7 +209,7 @@ def _supported(format: str) -> None:
 
 
 def _matrices(
-    decoder: Decoder, tile: Tile, s: Share, *, shapes: tuple[Shape, ...], slot: int, formats: tuple[str, str]
+    decoder: Decoder, tile: Tile, s: Share, *, shapes: tuple[Shape, ...], slot: int, formats: tuple[str, str], head: tuple[str, str]
 ) -> dict[str, Matrix]:
     rows = tile.rows
     granule = max(1, tile.vector_align // rows)
@@ -211,7 +228,8 @@ def _matrices(
         )
 
     def chosen(name: str, words: int, blocks: int, *, limit: int = column, grain: int = granule, exact: bool = False) -> Matrix:
-        return choose(name, words, blocks, tile, slot_words=slot, column_words=limit, granule=grain, exact=exact, formats=formats)
+        stored = head if name == "head" else formats
+        return choose(name, words, blocks, tile, slot_words=slot, column_words=limit, granule=grain, exact=exact, formats=stored)
 
     d_blocks, mixed_blocks = ceil(decoder.d_model, BLOCK), s.n_tiles * s.n_heads * decoder.d_head // BLOCK
     mixed_blocks = ceil(s.n_heads * decoder.d_head, BLOCK) if s.n_tiles == 1 else mixed_blocks
@@ -246,6 +264,8 @@ def _lengths(decoder: Decoder, tile: Tile, s: Share, matrices: dict[str, Matrix]
         lengths |= {f"sinks{shape.tokens}": s.n_kv_heads * sink_slot(tile, s, shape) for shape in shapes}
     if decoder.routing and decoder.mlp_bias:
         lengths["router_bias"] = matrices["router"].n_tiles * matrices["router"].outputs
+    if matrices["qkv"].split:
+        lengths["post_scales"] = len(SCALED)
     return lengths
 
 
@@ -340,8 +360,8 @@ def _vector_places(layout: Layout, shape: Shape, score_columns: int) -> dict[str
     }  # fmt: skip
     kept = score_columns > PAGE_KEYS
     phases: list[dict[str, int]] = [
-        {"y": rows * s.width, "biased": max(m[n].outputs for n in ("o", "down")) * rows if d.mlp_bias or d.o_bias else 0},
-        {"heads": (s.n_heads + s.n_kv_heads) * rows * s.head, "qkv": m["qkv"].n_tiles * m["qkv"].outputs * rows if d.qkv_bias else 0},
+        {"y": rows * s.width, "biased": max(m[n].outputs for n in ("o", "down")) * rows if d.mlp_bias or d.o_bias or m["o"].split else 0},
+        {"heads": (s.n_heads + s.n_kv_heads) * rows * s.head, "qkv": m["qkv"].n_tiles * m["qkv"].outputs * rows if d.qkv_bias or m["qkv"].split else 0},
         {
             "p": queries * PAGE_KEYS, "scores": queries * score_columns if kept else 0, "mixed": rows * s.n_heads * s.head,
             "dense": rows * up(s.n_heads * d.d_head, tile.vector_align) if s.head != d.d_head else 0,
@@ -361,7 +381,7 @@ def _vector_places(layout: Layout, shape: Shape, score_columns: int) -> dict[str
 def _mlp_places(layout: Layout, rows: int) -> dict[str, int]:
     d, m = layout.decoder, layout.matrices
     each = 1 if d.routing else rows  # experts take one row at a time
-    sizes = {"hidden": each * m["gate_up"].outputs // 2, "gates": each * m["gate_up"].outputs if d.mlp_bias else 0}
+    sizes = {"hidden": each * m["gate_up"].outputs // 2, "gates": each * m["gate_up"].outputs if d.mlp_bias or m["gate_up"].split else 0}
     if not d.routing:
         return sizes
     routed = dict.fromkeys(("picked", "values", "gate", "divisor"), d.routing.n_routed)
