@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from fabless.chip.chip import Chip
     from fabless.cli.run_cost import RunCost
     from fabless.model.tokenizer import Tokenizer
-    from fabless.program.program import Program
     from fabless.program.tile import Tile
 
 Json = Annotated[bool, Parameter(name="--json", negative="")]
@@ -319,71 +318,3 @@ def quality(
         (q.recipe, f"{q.perplexity:.3f}", f"{q.float_perplexity:.3f}", f"{q.perplexity_change_ratio:+.2%}", f"{q.kl_nats:.5f}", f"{q.top1_ratio:.1%}", f"{q.n_tokens:,}")
         for q in reports
     ], right=(1, 2, 3, 4, 5, 6))  # fmt: skip
-
-
-def trace(
-    source: str = _EMBEDDED, *, at: int | None = None, around: int = 4, chip: str = "demo", perfetto: Path | None = None, json: Json = False
-) -> None:
-    """Look inside one launch: where a program's cycles go, or what the machine sees at an instruction.
-
-    Args:
-        source: a program that 'fabless compile --out' wrote, or a model, whose decode of one token is traced.
-        at: index of an instruction: show the listing around it and when each issue of it begins.
-        around: instructions shown before and after.
-        chip: a chip.toml, or demo, when the source is a model.
-        perfetto: write a trace of all queues that ui.perfetto.dev opens.
-        json: print JSON instead of text.
-    """
-    from fabless.compiler.expect import timeline
-    from fabless.core.files import write_text
-    from fabless.program.assembler import listing
-
-    program, parameters = _traced(source, chip)
-    if at is not None and not 0 <= at < len(program):
-        raise InputError(f"--at {at}: the program has instructions 0 to {len(program) - 1}")
-    events = timeline(program, parameters)
-    if perfetto is not None:
-        from fabless.compiler.expect import perfetto_text
-
-        write_text(perfetto, perfetto_text(program, events))
-    if json:
-        say_json([
-            {"pc": e.item.pc, "queue": e.item.queue.name.lower(), "mnemonic": e.item.mnemonic, "begin": e.begin, "cycles": e.cycles, "operands": dict(e.item.operands)}
-            for e in events if at is None or e.item.pc == at
-        ])  # fmt: skip
-        return
-    if at is not None:
-        say(listing(program, first=max(0, at - around), last=at + around + 1).rstrip())
-        say()
-        here = [e for e in events if e.item.pc == at]
-        say(f"instruction {at} is issued {len(here)} times in this launch" + ("; the first:" if here else ""))
-        for e in here[:8]:
-            say(f"  cycle {e.begin:,}, {e.cycles:,} cycles: {e.item}")
-        return
-    end = max(e.begin + e.cycles for e in events)
-    names = sorted(program.labels.items(), key=lambda item: item[1])
-    rows = []
-    for (name, first), (_, last) in zip(names, [*names[1:], ("", len(program))], strict=True):
-        inside = [e for e in events if first <= e.item.pc < last]
-        if inside:
-            start, stop = min(e.begin for e in inside), max(e.begin + e.cycles for e in inside)
-            rows.append((name, f"{first}..{last - 1}", f"{len(inside):,}", f"{start:,}", f"{stop:,}", f"{(stop - start) / end:.1%}"))
-    say_table(("part", "instructions", "issued", "from cycle", "to cycle", "share"), rows, right=(1, 2, 3, 4, 5))
-    if perfetto is not None:
-        say(f"{perfetto}: open it at ui.perfetto.dev")
-
-
-def _traced(source: str, chip: str) -> tuple[Program, dict[str, object]]:
-    from fabless.compiler.driver import Shape
-    from fabless.compiler.driver import compile as compiled_of
-    from fabless.compiler.files import read_program
-    from fabless.compiler.launch import Segment
-    from fabless.model.weights import open_weights
-
-    path = Path(source)
-    if path.is_file() and path.suffix != ".gguf":
-        return read_program(path), {}
-    decoder = open_weights(source).decoder
-    compiled = compiled_of(decoder, tile_of(chip, 1)[1], context_tokens=min(decoder.context_tokens, 2048))
-    pages = range(compiled.layouts[0].n_pages)
-    return compiled.program(), compiled.parameters(Shape(1, 1), [Segment([0], 0, pages)])
