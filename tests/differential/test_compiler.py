@@ -11,12 +11,12 @@ from fabless.compiler.driver import PASSES, Compiled, Shape
 from fabless.compiler.driver import compile as compile_model
 from fabless.compiler.launch import Segment
 from fabless.compiler.pack import pack
-from fabless.core.errors import IllegalProgramError, InputError
+from fabless.core.errors import IllegalProgramError, InfeasibleError, InputError
 from fabless.fleet.session import Session
 from fabless.model.integer_reference import IntegerReference, IntegerWeights
 from fabless.model.random_weights import random_arrays, random_decoder, random_weights, weights_of
 from fabless.model.weights import open_weights
-from fabless.number.formats import INT4_BLOCK32, INT8_BLOCK32, MXFP4, MXINT8, NVFP4
+from fabless.number.formats import INT4_BLOCK32, INT8_BLOCK32, MXFP4, MXINT8, NVFP4, format_named
 from fabless.program.isa import BY_MNEMONIC, OPCODE_BITS
 from fabless.program.tile import DEMO, DIE, TINY, Tile
 from fabless.program.verify import verify
@@ -92,6 +92,41 @@ def test_layer_by_layer_equals_the_integer_reference(tinyshakes, family):
 def test_rings_equal_the_integer_reference(tinyshakes, family, n_tiles):
     weights = tinyshakes if family == "tinyshakes" else IntegerWeights.load(random_weights(family, seed=1))
     held_to_reference(session(weights, DEMO, [Shape(1, 1), Shape(1, 9)], n_tiles=n_tiles), weights, Shape(1, 9))
+
+
+@pytest.mark.parametrize("format", ["int8_block32", "nvfp4"])
+@pytest.mark.parametrize(("family", "partition", "n_tiles"), [
+    ("tinyshakes", "pipeline", 4), ("gemma3", "pipeline", 2), ("gpt_oss", "pipeline", 2), ("qwen3_moe", "pipeline", 2),
+    ("gpt_oss", "expert", 1), ("gpt_oss", "expert", 3), ("gpt_oss", "expert", 4), ("mixtral", "expert", 2), ("qwen3_moe", "expert", 4),
+])  # fmt: skip
+def test_pipelines_and_spread_experts_equal_the_integer_reference(family, partition, n_tiles, format):
+    """All programs of the ring are legal, too."""
+    loaded = open_weights("tinyshakes") if family == "tinyshakes" else random_weights(family, seed=6)
+    weights = IntegerWeights.load(loaded, format_named(format))
+    s = session(weights, DEMO, [Shape(1, 1), Shape(2, 5)], n_tiles=n_tiles, partition=partition, format=format)
+    held_to_reference(s, weights, Shape(2, 5))
+    for program in s.compiled.programs[Shape(1, 1)]:
+        verify(program)
+
+
+def test_a_model_beyond_one_tiles_memory_runs_on_a_pipeline_of_four(tinyshakes):
+    whole = session(tinyshakes, DEMO, [Shape(1, 1)]).compiled.layouts[0].memory_bytes
+    small = replace(DEMO, memory_bytes=whole * 9 // 20 // 256 * 256)
+    with pytest.raises(InfeasibleError, match=r"tinyshakes: tile 0 of 1 needs .* of memory .* use more tiles"):
+        session(tinyshakes, small, [Shape(1, 1)])
+    with pytest.raises(InfeasibleError, match=r"tinyshakes: tile 0 of 2 \(layers 0 to 1\) needs"):
+        session(tinyshakes, small, [Shape(1, 1)], n_tiles=2, partition="pipeline")
+    s = session(tinyshakes, small, [Shape(1, 1), Shape(1, 8)], n_tiles=4, partition="pipeline")
+    assert max(x.memory_bytes for x in s.compiled.layouts) <= small.memory_bytes
+    held_to_reference(s, tinyshakes, Shape(1, 8))
+
+
+def test_spreading_experts_divides_their_memory():
+    decoder = random_weights("qwen3_moe", seed=1).decoder
+    one, two = (compile_model(decoder, DEMO, n_tiles=n, partition="expert").layouts for n in (1, 2))
+    sizes = [x.layer_bytes - x.experts_at for x in (*one, *two)]
+    assert sizes == [sizes[0], sizes[0] // 2, sizes[0] // 2]
+    assert [tuple(x.part.experts) for x in two] == [(0, 1, 2), (3, 4, 5)]
 
 
 #: Untied and tied token tables, biases and experts, norms behind the residual's product, sinks.

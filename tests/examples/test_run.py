@@ -113,6 +113,24 @@ def test_trace_looks_into_any_program_and_finds_where_two_part(capsys, tmp_path)
     assert "fn=rcp" in parted
 
 
+@pytest.mark.parametrize("partition", ["tensor", "pipeline"])
+def test_a_ring_over_chips_writes_what_one_tile_writes(capsys, partition):
+    words = ("run", "--max-tokens", "12", "--json")
+    alone = json.loads(said(capsys, *words))
+    ring = json.loads(said(capsys, *words, "--tiles", "2", "--chips", "2", "--partition", partition))
+    assert ring["tokens"] == alone["tokens"]
+    assert (ring["cycles"] > alone["cycles"]) == (partition == "pipeline")  # one sequence: stages take turns
+    assert ring["mesh_utilisation"] < alone["mesh_utilisation"]
+
+
+def test_compile_shows_what_each_stage_of_a_pipeline_holds(capsys):
+    found = json.loads(
+        said(capsys, "compile", "--tiles", "4", "--chips", "4", "--partition", "pipeline", "--tile", "3", "--check", "--json")
+    )
+    assert [t["layers"] for t in found["tiles"]] == [[0, 1], [1, 2], [2, 3], [3, 4]]
+    assert found["memory_bytes"] == found["tiles"][3]["memory_bytes"]
+
+
 def test_quality_scores_the_embedded_model(capsys):
     (report,) = json.loads(said(capsys, "quality", "--recipe", "exact", "--max-chunks", "1", "--chunk-tokens", "128", "--json"))
     assert report["tokens"] == 127
@@ -126,7 +144,10 @@ def test_quality_scores_the_embedded_model(capsys):
     (("run", "-p", "naïve"), "does not know 'ï'"),
     (("run", "-p", ""), "the prompt has no tokens"),
     (("run", "tinyshake"), "no model 'tinyshake'"),
-    (("run", "--tiles", "2"), "--tiles 2: chip 'demo' has 1 cores; give 1 to 1"),
+    (("run", "--tiles", "2"), "--tiles 2: chip 'demo' has 1 cores; give 1 to 1, or 2 --chips"),
+    (("run", "--tiles", "3", "--chips", "2"), "--tiles 3: chip 'demo' has 1 cores, on 2 chips 2; give 1 to 2, or 3 --chips"),
+    (("run", "--chips", "0"), "--chips must be at least 1, not 0"),
+    (("compile", "--tile", "1"), "--tile 1: the ring has tiles 0 to 0"),
     (("run", "--chip", "h100"), "programs run on dot-product rows"),
     (("run", "--temperature", "-1"), "temperature must be 0 (greedy) or above"),
     (("run", "--top-p", "0"), "top-p must lie in (0, 1]"),

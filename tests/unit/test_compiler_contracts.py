@@ -100,6 +100,25 @@ def test_the_timeline_keeps_every_queue_in_order_and_nothing_beats_its_port(deco
 REFUSALS = [
     ("llama", {"format": "fp8_e4m3"}, UnsupportedError, "weights in fp8_e4m3 are not compiled; known: int8_block32"),
     ("llama", {"head_format": "bf16"}, UnsupportedError, "weights in bf16 are not compiled; known: int8_block32"),
+    ("llama", {"partition": "pipline"}, InputError, "no partition 'pipline'; did you mean 'pipeline'"),
+    (
+        "llama",
+        {"partition": "expert", "n_tiles": 2},
+        UnsupportedError,
+        "llama: has no experts to spread over tiles; use the partition tensor",
+    ),
+    (
+        "llama",
+        {"partition": "pipeline", "n_tiles": 3},
+        InfeasibleError,
+        "2 layers for 3 tiles leave tile 2 without any; use at most 2 tiles",
+    ),
+    (
+        "mixtral",
+        {"partition": "expert", "n_tiles": 5},
+        InfeasibleError,
+        "4 experts for 5 tiles leave tile 4 without any; use at most 4 tiles",
+    ),
     ("llama", {"skip": ("fuze",)}, InputError, "no pass 'fuze'; did you mean 'fuse'"),
     ("llama", {"context_tokens": 10**6}, InputError, "a context of 1000000 tokens; the model has 1 to 128"),
     ("llama", {"tile": replace(DEMO, memory_bytes=1 << 16)}, InfeasibleError, "of memory .* it has .*; use more tiles, a shorter context"),

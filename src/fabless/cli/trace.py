@@ -50,6 +50,7 @@ def trace(
     chip: str = "demo",
     tiles: int = 1,
     tile: int = 0,
+    partition: str = "tensor",
     weights: str = _FORMAT,
     head: str | None = None,
     memory: Path | None = None,
@@ -74,6 +75,7 @@ def trace(
         chip: a chip.toml, or demo, when the source is a model.
         tiles: tiles of the chip that share the model.
         tile: the tile of the ring that is looked at.
+        partition: how tiles share the model: tensor, pipeline or expert.
         weights: number format of a model's weights.
         head: number format of its head and token table, when it differs.
         memory: bytes that a program's memory starts with; zeros and its constants when not given.
@@ -90,9 +92,10 @@ def trace(
     if is_file:
         found = _program_source(Path(source), memory, settings or [], launch)
     elif at is None:
-        found = _model_source(source, chip, tiles)
+        found = _model_source(source, chip, tiles, partition)
     else:
-        found = _running_model(source, chip, tiles, launch=launch, prompt=prompt, weights=weights, head=head)
+        options = {"n_tiles": tiles, "partition": partition, "format": weights, "head_format": head}
+        found = _running_model(source, chip, launch=launch, prompt=prompt, options=options)
     if not 0 <= tile < len(found.tiles):
         raise InputError(f"--tile {tile}: the ring has tiles 0 to {len(found.tiles) - 1}")
     program = found.tiles[tile][0]
@@ -230,7 +233,7 @@ def _shown(v: Value, shown: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _model_source(source: str, chip: str, tiles: int) -> _Source:
+def _model_source(source: str, chip: str, tiles: int, partition: str) -> _Source:
     """Compile a model's decode; no weights are read."""
     from fabless.compiler.driver import Shape
     from fabless.compiler.driver import compile as compiled_of
@@ -240,13 +243,15 @@ def _model_source(source: str, chip: str, tiles: int) -> _Source:
     from fabless.sim.machine import State
 
     decoder = open_weights(source).decoder
-    compiled = compiled_of(decoder, tile_of(chip, tiles)[1], context_tokens=min(decoder.context_tokens, 2048), n_tiles=tiles)
+    compiled = compiled_of(
+        decoder, tile_of(chip, tiles)[1], context_tokens=min(decoder.context_tokens, 2048), n_tiles=tiles, partition=partition
+    )
     parameters = compiled.parameters(Shape(1, 1), [Segment([0], 0, range(compiled.layouts[0].n_pages))])
     empty: Any = State
     return _Source([(p, empty) for p in compiled.programs[Shape(1, 1)]], parameters, IDEAL, "launch 1")
 
 
-def _running_model(source: str, chip: str, tiles: int, *, launch: int, prompt: str | None, weights: str, head: str | None) -> _Source:
+def _running_model(source: str, chip: str, *, launch: int, prompt: str | None, options: dict[str, Any]) -> _Source:
     """Open a model, run the launches before the one asked for, and return the states that it starts from."""
     from fabless.cli.run_cost import memory_model
     from fabless.compiler.launch import Segment
@@ -258,9 +263,9 @@ def _running_model(source: str, chip: str, tiles: int, *, launch: int, prompt: s
 
     opened = open_weights(source)
     description: Chip
-    description, tile = tile_of(chip, tiles)
+    description, tile = tile_of(chip, options["n_tiles"])
     ids = prompt_ids(open_tokenizer(opened), prompt if prompt is not None else _EMBEDDED_PROMPT, raw=prompt is None)
-    session = open_session(opened, tile, n_tiles=tiles, chunk=1, format=weights, head_format=head)
+    session = open_session(opened, tile, chunk=1, **options)
     session.require_room(launch)
     shape, pages, token = Shape(1, 1), range(ceil(session.context_tokens, PAGE_KEYS)), ids[0]
     for position in range(launch - 1):

@@ -43,18 +43,24 @@ def pack(layout: Layout, weights: IntegerWeights, out: Bytes | None = None) -> B
     scales = weights.matrices["embedding"].post_scale, weights.matrices[head].post_scale
     _put(image, layout.addresses["constants"], constant_values(layout, table_scale=scales[0], head_scale=scales[1]))
     _rotary(layout, image)
-    if layout.table != "head":
+    if "table" in layout.addresses:
         _table(layout, weights, image)
-    for i in range(d.n_layers):
+    for i in layout.part.layers:
         _layer(layout, weights, image, i)
-    at = layout.addresses["head"]
+    if layout.has_head:
+        _head(layout, weights.vectors["final_norm"], weights.matrices[head], image)
+    return image
+
+
+def _head(layout: Layout, final_norm: Any, matrix: Any, image: Bytes) -> None:
+    """Write the final norm, then this tile's rows of the head."""
+    at, d = layout.addresses["head"], layout.decoder
     norm = np.zeros(-(-layout.share.width // 8) * 8, np.float32)
-    norm[: d.d_model] = weights.vectors["final_norm"]
+    norm[: d.d_model] = final_norm
     _put(image, at, norm)
     first = layout.share.index * layout.share.vocabulary
     rows = _pad(np.arange(first, min(first + layout.share.vocabulary, d.n_vocab)), _outputs(layout.matrices["head"]))
-    _matrix(layout.matrices["head"], [weights.matrices[head]], rows, None, out=image[at + norm.nbytes :], format=layout.head_format)
-    return image
+    _matrix(layout.matrices["head"], [matrix], rows, None, out=image[at + norm.nbytes :], format=layout.head_format)
 
 
 def _put(image: Bytes, at: int, array: Any) -> None:
@@ -115,12 +121,11 @@ def _heads(first: int, n: int, real: int, d_head: int, width: int) -> Indices:
 
 
 def _layer(layout: Layout, weights: IntegerWeights, image: Bytes, i: int) -> None:
-    at = layout.addresses["layers"] + i * layout.layer_bytes
+    at = layout.addresses["layers"] + (i - layout.part.layers.start) * layout.layer_bytes
     sources = _sources(layout)
     _block(layout, weights, image[at:], f"layers.{i}.", vectors=layout.vectors, matrices={n: sources[n] for n in layout.layer_matrices})
-    routing = layout.decoder.routing
-    for e in range(routing.n_experts if routing else 0):
-        first = at + layout.experts_at + e * layout.expert_bytes
+    for e in layout.part.experts:
+        first = at + layout.experts_at + (e - layout.part.experts.start) * layout.expert_bytes
         own = {n: sources[n] for n in ("gate_up", "down")}
         _block(layout, weights, image[first:], f"layers.{i}.experts.{e}.", vectors=layout.expert_vectors, matrices=own)
 
@@ -156,19 +161,21 @@ def _sources(layout: Layout) -> dict[str, tuple[tuple[str, ...], Indices, Indice
     model = np.arange(s.index * s.model, (s.index + 1) * s.model)
     model = np.where(model < d.d_model, model, -1)
     half = m["gate_up"].outputs // 2
-    hidden = s.index * s.hidden + np.arange(m["gate_up"].n_tiles * half)
-    gates: Any = np.where((hidden < (s.index + 1) * s.hidden) & (hidden < d.d_ff), hidden, -1).reshape(-1, 1, half)
+    index, n_tiles = (0, 1) if layout.whole_experts else (s.index, s.n_tiles)
+    hidden = index * s.hidden + np.arange(m["gate_up"].n_tiles * half)
+    gates: Any = np.where((hidden < (index + 1) * s.hidden) & (hidden < d.d_ff), hidden, -1).reshape(-1, 1, half)
     gate_up = np.concatenate([gates, np.where(gates < 0, -1, gates + d.d_ff)], axis=1).reshape(-1)
     mixed = _real(np.arange(m["o"].blocks), ceil(n_q, BLOCK))
     router: dict[str, Any] = (
         {"router": (("router",), _pad(np.arange(d.routing.n_experts), _outputs(m["router"])), None)} if d.routing else {}
     )
-    own = m["down"].blocks // s.n_tiles
+    own = m["down"].blocks // n_tiles
+    whole = np.where(np.arange(s.width) < d.d_model, np.arange(s.width), -1)
     tile, block = np.divmod(np.arange(m["down"].blocks), own)
     down = np.where(block < s.hidden // BLOCK, _real(tile * (s.hidden // BLOCK) + block, ceil(d.d_ff, BLOCK)), -1)
     return {
         "qkv": (("q", "k", "v"), _pad(qkv, _outputs(m["qkv"])), None), "o": (("o",), model, mixed),
-        "gate_up": (("gate", "up"), gate_up, None), "down": (("down",), model, down), **router,
+        "gate_up": (("gate", "up"), gate_up, None), "down": (("down",), whole if layout.whole_experts else model, down), **router,
     }  # fmt: skip
 
 

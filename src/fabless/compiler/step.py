@@ -83,24 +83,30 @@ class Step:
 
 def emit(step: Step) -> None:
     """Emit the whole program of one shape of launch."""
-    e, layout, d = step.e, step.layout, step.layout.decoder
+    e, layout = step.e, step.layout
     e.label("start")
     _begin(step)
     e.label("tokens")
-    _tokens(step)
+    if layout.part.has_table:
+        _tokens(step)
+    else:
+        _received(step)
     e.label("layers")
     e.set("layer", layout.addresses["layers"])
     e.set("kv", layout.addresses["cache"])
     if len(layout.kinds) > 1:
-        e.set("index")
-    with e.loop(d.n_layers):
+        e.set("index", layout.part.layers.start)
+    with e.loop(len(layout.part.layers)):
         _layer(step)
         e.add("layer", layout.layer_bytes)
         e.add("kv", (layout.n_pages + 1) * layout.pages.bytes)
         if len(layout.kinds) > 1:
             e.add("index", 1)
     e.label("head")
-    _head(step)
+    if layout.has_head:
+        _head(step)
+    else:
+        _sent(step)
     e.label("end")
     for _, name, count in _CREDITS:
         for _ in range(count or layout.slots):
@@ -128,6 +134,23 @@ def _begin(step: Step) -> None:
             e.set("t0", layout.addresses["rotary"] + kind * positions * head * 4, of="t0", times=head * 4)
             at = v["rotary"] + (kind * step.shape.rows + s * t) * head
             e("load", target="v", format="fp32", count=head, rows=t, dst=at, address_reg=e.x("t0"), stride=head * 4)
+
+
+def _received(step: Step) -> None:
+    """Take the residual stream from the stage of the pipeline before this one."""
+    e, count = step.e, step.shape.rows * step.layout.share.width
+    e.signal("load", "token_ready")  # constants and rotary tables are there
+    e("recv", space="v", dst=step.places.v["x"], count=count)
+    e.signal("net", "net_v")
+    e.wait("vpu", "token_ready", "net_v")
+
+
+def _sent(step: Step) -> None:
+    """Give the residual stream to the next stage of the pipeline."""
+    e, count = step.e, step.shape.rows * step.layout.share.width
+    e.signal("vpu", "net_go")
+    e.wait("net", "net_go")
+    e("send", space="v", src=step.places.v["x"], count=count)
 
 
 def _tokens(step: Step) -> None:
@@ -410,6 +433,23 @@ def gather_vectors(step: Step, start: int) -> None:
     _ring(step, "v", start, (s.width, s.model), step.shape.rows)
     step.e.signal("net", "net_v")
     step.e.wait("vpu", "net_v")
+
+
+def sum_vectors(step: Step, start: int, count: int) -> None:
+    """Sum `count` elements of all tiles round the ring, tile 0 first, and give every tile the sum; exact where all but one tile hold +0."""
+    e, part = step.e, step.layout.part
+    there: dict[str, int | str] = {"space": "v", "count": count}
+    e.signal("vpu", "net_go")
+    e.wait("net", "net_go")
+    if part.index:
+        e("recv", dst=start, add=1, **there)
+    e("send", src=start, **there)
+    if part.index < part.n_tiles - 1:
+        e("recv", dst=start, **there)
+    if part.index < part.n_tiles - 2:
+        e("send", src=start, **there)
+    e.signal("net", "net_v")
+    e.wait("vpu", "net_v")
 
 
 def _ring(step: Step, space: str, start: int, sizes: tuple[int, int], rows: int) -> None:
