@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from amaranth.hdl import Cat, Elaboratable, Module, Mux, Signal
 
 from fabless.program.isa import LATENCY, WORD_BITS, Queue
+from fabless.rtl.clock import gated
 from fabless.rtl.decoder import bits, value
 from fabless.rtl.floating import state
 from fabless.rtl.row import WEIGHT_SCALE_BITS, Row
@@ -49,9 +50,12 @@ class Mxu(Elaboratable):
         clears = state(Row.READ_AT + 1, "clears")
         m.d.sync += clears.eq(Cat(self.clear & first_k, clears[:-1]))
         m.d.comb += [self.activation_read.eq(step), self.activation_address.eq(a)]
+        # A row's clock runs while a step is in it or one of its memories is used.
+        working = step | steps.any() | self.vector_read
         for i in range(self.tile.rows):
+            gated(m, f"row{i}", working | self.load_enable[2 * i : 2 * i + 2].any() | self.load_scale_enable[i])
             row = self.shared.place(
-                m, Row, f"row{i}",
+                m, Row, f"row{i}", domain=f"row{i}",
                 step=step, weight_address=w, activation=self.activation, activation_scale=self.activation_scale, unit=unit,
                 clear=clears[Row.READ_AT], acc_read=steps[Row.READ_AT - 1], acc_address=addresses[Row.READ_AT - 1],
                 acc_write=steps[Row.WRITE_AT - 1], acc_write_address=addresses[Row.WRITE_AT - 1],
