@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from fabless.compiler.modules.driver import compile_module
 from fabless.fleet.module_run import call, cycles_by_operation
 from fabless.model import module_reference as reference
+from fabless.number.bounds import FUNCTION, U, activation_error, product_error, weight_error
 from fabless.program.tile import DEMO, TINY, Tile
 from fabless.program.verify import verify
 from fabless.sim.cycles import time
@@ -112,43 +113,10 @@ def test_a_wrong_bit_is_noticed():
 
 # ---------------------------------------------------------------- against float, within a derived bound
 
-U = 2.0**-24  # a rounding of binary32 to nearest, relative
-#: exp2, rcp, rsqrt are within 0.95 units in the last place (number.functions), a unit being at most 2^-23 of the value.
-FUNCTION = 0.95 * 2.0**-23
-
-
-def weight_error(weight):
-    """Return per element how far an int8 block with an fp16 scale nearest to amax / 127 can be from the weight.
-
-    Half a step, the scale being at most (1 + 2^-11) amax / 127, and what clipping at 127 steps takes off: at most 2^-11 amax. Below fp16's least
-    normal the scale is off by half of 2^-24 instead, times 127 steps.
-    """
-    amax = block_amax(weight)
-    return amax / 254 * (1 + 2.0**-11) + np.maximum(amax * 2.0**-11, 127 * 2.0**-25)
-
-
-def activation_error(x):
-    """Return per element how far an int8 block with a bf16 scale rounded up from amax / 127 can be from x: half a step, and the inverse's error.
-
-    The scale is at most (1 + 2^-7) amax / 127; x * inv is off by rcp's error and two roundings, of at most 127 steps.
-    """
-    step = block_amax(x) / 127 * (1 + 2.0**-7)
-    return step / 2 + 127 * step * (FUNCTION + 3 * U)
-
-
-def block_amax(x):
-    k = x.shape[-1]
-    padded = np.zeros((*x.shape[:-1], -(-k // 32) * 32))
-    padded[..., :k] = np.abs(x)
-    return np.repeat(padded.reshape(*x.shape[:-1], -1, 32).max(-1), 32, axis=-1)[..., :k]
-
 
 def product_bound(x, w, ew):
-    """Return the exact product and its bound for rows `[M, k]` and `[n, k]`: errors of both factors, then of as many additions as there are blocks."""
-    ex = activation_error(x)
-    factors = np.abs(x) @ ew.T + ex @ np.abs(w).T + ex @ ew.T
-    terms = (np.abs(x) + ex) @ (np.abs(w) + ew).T
-    return x @ w.T, factors + terms * (2 * -(-x.shape[-1] // 32) + 2) * U
+    """Return the exact product of rows `[M, k]` and `[n, k]`, and its bound."""
+    return x @ w.T, product_error(x, activation_error(x), w, ew)
 
 
 def exact_and_bound(module, node, x):
