@@ -15,7 +15,7 @@ import numpy as np
 
 from fabless.core.errors import InputError, UnsupportedError
 from fabless.model.module import Module, Node
-from fabless.model.torch_export import _exported, _operator, _path
+from fabless.model.torch_export import exported, module_path, operator_name
 
 __all__ = ["SUPPORTED", "capture"]
 
@@ -34,7 +34,7 @@ def capture(module: Any, example_inputs: tuple[Any, ...], name: str | None = Non
     Raises `InputError` for a module in training mode or with values that are not finite, `UnsupportedError` naming every operator without a meaning here
     and its module path, `FablessError` when torch is not installed.
     """
-    program = _exported(module, example_inputs)
+    program = exported(module, example_inputs)
     return _Capture(program).module(name or type(module).__name__)
 
 
@@ -56,7 +56,7 @@ class _Capture:
         outputs: tuple[str, ...] = ()
         with torch.no_grad():
             for node in self.program.graph.nodes:
-                self.path = _path(node)
+                self.path = module_path(node)
                 if node.op == "placeholder":
                     if node.name in stored:
                         self.values[node] = stored[node.name]
@@ -127,7 +127,7 @@ class _Capture:
         args, kwargs = self._of(tuple(node.args)), {k: self._of(v) for k, v in node.kwargs.items()}
         if not any(isinstance(x, Symbol) for x in _flat([args, list(kwargs.values())])):
             return node.target(*args, **kwargs)
-        op = _operator(node.target)
+        op = operator_name(node.target)
         schema = getattr(node.target, "_schema", None)
         if schema is None:
             bound: dict[str, Any] = {str(i): a for i, a in enumerate(args)}

@@ -12,7 +12,7 @@ import numpy as np
 
 from fabless.compiler.modules.copies import gathered
 from fabless.compiler.modules.places import GRANULE, Rows, addresses, as_rows, nest
-from fabless.compiler.pack import _matrix as write_matrix
+from fabless.compiler.pack import write_matrix
 from fabless.compiler.partition import BLOCK, ceil, up
 from fabless.compiler.tiles import Matrix, choose
 from fabless.core.errors import InfeasibleError, UnsupportedError
