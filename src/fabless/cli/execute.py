@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from fabless.cli.say import say, say_json, say_pairs, say_table
+from fabless.cli.say import say, say_json, say_ops, say_pairs, say_table
 from fabless.core.errors import InputError
 from fabless.core.units import si
 
@@ -192,12 +192,12 @@ def compile(
     """
     from fabless.compiler.driver import PASSES, Shape
     from fabless.compiler.driver import compile as compiled_of
-    from fabless.compiler.expect import FIDELITY, expect
-    from fabless.compiler.expect import explain as explained
+    from fabless.compiler.explain import explain as explained
     from fabless.compiler.files import write_program
     from fabless.compiler.launch import Segment
     from fabless.compiler.partition import PAGE_KEYS, ceil
     from fabless.model.weights import open_weights
+    from fabless.sim.cycles import time as timed
 
     description, tile = tile_of(chip, tiles)
     decoder = open_weights(model).decoder
@@ -215,21 +215,21 @@ def compile(
     if out is not None:
         write_program(out, program)
     segment = Segment([0] * tokens, 0, range(ceil(bound, PAGE_KEYS)))
-    launch = expect(program, compiled.parameters(shape, [segment]))
+    launch = timed(program, None, compiled.parameters(shape, [segment]))
     rows = explained(compiled)
     if json:
         say_json({
             "model": decoder.name, "chip": description.name, "tile": tile, "shape": str(shape), "digest": program.digest,
             "instructions": len(program), "words_bytes": program.words.nbytes, "image_bytes": layout.image_bytes,
-            "memory_bytes": layout.memory_bytes, "cycles": launch.cycles, "busy_cycles": dict(launch.busy), "fidelity": FIDELITY,
+            "memory_bytes": layout.memory_bytes, "cycles": launch.cycles, "busy_cycles": dict(launch.busy()), "fidelity": "cycle",
             "compile_s": took_s, "passes": {name: name not in compiled.skipped for name in PASSES}, "layers": rows,
         })  # fmt: skip
         return
     say_pairs([
         ("program", f"{program.name}: {len(program)} instructions ({si(program.words.nbytes, 'B')}), digest {program.digest}, compiled in {si(took_s, 's')}"),
         ("memory", f"{si(layout.memory_bytes, 'B')} a tile: {si(layout.image_bytes, 'B')} weights and tables, {layout.n_pages} pages of {PAGE_KEYS} tokens"),
-        ("launch", f"{launch.cycles:,} cycles at the start of a sequence, {launch.instructions:,} instructions issued (fidelity: {FIDELITY})"),
-        ("busy", ", ".join(f"{name} {n / launch.cycles:.0%}" for name, n in launch.busy if n)),
+        ("launch", f"{launch.cycles:,} cycles at the start of a sequence, {launch.instructions:,} instructions issued (fidelity: cycle, memory always ready)"),
+        ("busy", ", ".join(f"{name} {n / launch.cycles:.0%}" for name, n in launch.busy() if n)),
     ])  # fmt: skip
     if check:
         say("legal: every bound, alignment, order and semaphore proven for all parameters in range")
@@ -328,17 +328,16 @@ def trace(
         perfetto: write a trace of all queues that ui.perfetto.dev opens.
         json: print JSON instead of text.
     """
-    from fabless.compiler.expect import timeline
     from fabless.core.files import write_text
     from fabless.program.assembler import listing
+    from fabless.sim.cycles import simulate
+    from fabless.sim.timeline import perfetto_text, timeline
 
     program, parameters = _traced(source, chip)
     if at is not None and not 0 <= at < len(program):
         raise InputError(f"--at {at}: the program has instructions 0 to {len(program) - 1}")
     events = timeline(program, parameters)
     if perfetto is not None:
-        from fabless.compiler.expect import perfetto_text
-
         write_text(perfetto, perfetto_text(program, events))
     if json:
         say_json([
@@ -354,15 +353,7 @@ def trace(
         for e in here[:8]:
             say(f"  cycle {e.begin:,}, {e.cycles:,} cycles: {e.item}")
         return
-    end = max(e.begin + e.cycles for e in events)
-    names = sorted(program.labels.items(), key=lambda item: item[1])
-    rows = []
-    for (name, first), (_, last) in zip(names, [*names[1:], ("", len(program))], strict=True):
-        inside = [e for e in events if first <= e.item.pc < last]
-        if inside:
-            start, stop = min(e.begin for e in inside), max(e.begin + e.cycles for e in inside)
-            rows.append((name, f"{first}..{last - 1}", f"{len(inside):,}", f"{start:,}", f"{stop:,}", f"{(stop - start) / end:.1%}"))
-    say_table(("part", "instructions", "issued", "from cycle", "to cycle", "share"), rows, right=(1, 2, 3, 4, 5))
+    say_ops(simulate(program, None, parameters))
     if perfetto is not None:
         say(f"{perfetto}: open it at ui.perfetto.dev")
 

@@ -22,10 +22,13 @@ Operands = dict[str, "int | str"]
 
 def attention(step: Step) -> None:
     """Emit everything between the product with qkv and the product with o: A "mixed" holds the quantised result, a_ready is signalled."""
+    step.e.label("rotary")
     source = _source(step)
     _kind(step)
     _rotated(step, source)
+    step.e.label("kv_store")
     _store(step, source)
+    step.e.label("attention")
     step.e.wait("load", "kv_stored")
     step.e.wait("mxu", "a_ready")
     _segments(step)

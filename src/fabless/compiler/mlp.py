@@ -22,9 +22,11 @@ def dense(step: Step) -> None:
 
     e, layout, d = step.e, step.layout, step.layout.decoder
     e.set("ho")
+    e.label("gate_up")
     project(step, "gate_up", "normed", step.shape.rows, epilogue=lambda c, n: _gated(step, c, n, rows=step.shape.rows, base="layer"))
     e.release("ho")
     ready = "a_ready"
+    e.label("down")
     if layout.share.n_tiles == 1:
         e.signal("vpu", "a_ready")
     else:
@@ -99,7 +101,9 @@ def experts(step: Step) -> None:
     e, layout, v, s = step.e, step.layout, step.places.v, step.layout.share
     routing = layout.decoder.routing
     assert routing is not None
+    e.label("router")
     width = _router(step)
+    e.label("experts")
     for register in ("ri", "ai", "xi"):
         e.set(register)
     with e.loop(step.shape.rows):

@@ -98,7 +98,7 @@ def emit(step: Step) -> None:
         e.add("kv", (layout.n_pages + 1) * layout.pages.bytes)
         if len(layout.kinds) > 1:
             e.add("index", 1)
-    e.label("head")
+    e.label("final_norm")
     _head(step)
     e.label("end")
     for _, name, count in _CREDITS:
@@ -323,10 +323,14 @@ def _layer(step: Step) -> None:
     e, layout, v = step.e, step.layout, step.places.v
     d, rows = layout.decoder, step.shape.rows
     e.set("wp", layout.vector_bytes, of="layer", times=1)
+    e.label("attention_norm")
     _normed(step, "attention_norm", v["x"], rows)
+    e.label("qkv")
     project(step, "qkv", "normed", rows, whole=True)
     attention(step)
+    e.label("o")
     residual(step, "o", "mixed", bias="o_bias" if d.o_bias else "", post_norm="attention_post_norm" if d.post_norms else "")
+    e.label("mlp_norm")
     _normed(step, "mlp_norm", v["x"], rows)
     (experts if d.routing else dense)(step)
 
@@ -420,6 +424,7 @@ def _head(step: Step) -> None:
     e.set("wp", layout.addresses["head"] + 4 * _padded(width))
     e.param("columns", step.at("head_columns"))
     e.set("lo")
+    e.label("head")
 
     def out(c: dict[str, int | str], outputs: int) -> None:
         e.wait("vpu", "out_free")

@@ -14,7 +14,7 @@ from fabless.sim.machine_words import column, native, wrap
 HALT, LOOP, END, MADD, PARAM, READ, SYNC, LOAD, STORE = (
     BY_MNEMONIC[n].code for n in ("halt", "loop", "end", "madd", "param", "read", "sync", "load", "store")
 )
-CTRL, N_QUEUES = int(Queue.CTRL), len(Queue)
+CTRL, LOAD_QUEUE, N_QUEUES = int(Queue.CTRL), int(Queue.LOAD), len(Queue)
 LATENCY_MADD, LATENCY_PARAM, LATENCY_READ = LATENCY["MADD"], LATENCY["PARAM"], LATENCY["READ"]
 LOAD_FILL, STORE_FILL = LATENCY["LOAD_FILL"], LATENCY["STORE_FILL"]
 LOOP_COUNT, LOOP_COUNT_REG, LOOP_LENGTH = (column("loop", n) for n in ("count", "count_reg", "length"))
@@ -22,8 +22,8 @@ MADD_X, MADD_P, MADD_MUL, MADD_Q, MADD_IMM = (column("madd", n) for n in ("x", "
 PARAM_X, PARAM_AT, PARAM_AT_REG = (column("param", n) for n in ("x", "at", "at_reg"))
 SYNC_WAIT, SYNC_SIGNAL = column("sync", "wait"), column("sync", "signal")
 ADDRESS, ADDRESS_REG, STRIDE, ROWS = (column("load", n) for n in ("address", "address_reg", "stride", "rows"))
-#: Columns of the table that `sim.cycles` makes for each instruction: queue, cycles of the unit, and of a transfer the bytes of a row and of a step.
-S_QUEUE, S_CYCLES, S_ROW_BYTES, S_CHUNK = range(4)
+#: Columns of the table that `sim.cycles` makes for each instruction: queue, cycles of the unit, of a transfer the bytes of a row and of a step, its op.
+S_QUEUE, S_CYCLES, S_ROW_BYTES, S_CHUNK, S_OP = range(5)
 #: Why a queue's unit did not work: columns of the account, by queue.
 BUSY, SEMAPHORE, MEMORY, FULL = range(4)
 BAD_PC, BAD_LOOP, BAD_PARAMETER, BAD_WAIT, TOO_MANY = range(-1, -6, -1)
@@ -96,8 +96,9 @@ def store_end(start, address, stride, rows, row_bytes, chunk, width, model):
 
 
 @njit(cache=True, error_model="numpy")
-def simulate(table, static, parameters, reads, depth, width, model, limit, account, pcs, starts, ends):
-    """Return (cycles, instructions) or (error, pc). Fills `account [queue, cause]` and, as far as they reach, `pcs`, `starts`, `ends`.
+def simulate(table, static, parameters, reads, depth, width, model, limit, account, own, counts, pcs, starts, ends):
+    """Return (cycles, instructions) or (error, pc). Fills `account [op, queue, cause]`, `own [op]` (by how many cycles an op's stores, products and
+    vector work move the end of all that precedes it in program order), `counts [pc]` and, as far as they reach, `pcs`, `starts`, `ends`.
 
     Dependencies of an instruction stand before it in program order (every signal before its wait), so that one pass knows every time it needs.
     """
@@ -109,14 +110,15 @@ def simulate(table, static, parameters, reads, depth, width, model, limit, accou
     given, taken = np.zeros((N_SEMAPHORES, ring), np.int64), np.zeros((N_SEMAPHORES, ring), np.int64)
     n_given, n_taken = np.zeros(N_SEMAPHORES, np.int64), np.zeros(N_SEMAPHORES, np.int64)
     popped = np.zeros(READ_QUEUE_BEATS, np.int64)
-    nesting, pc, t, n, n_reads = 0, 0, 0, 0, 0
+    nesting, pc, t, n, n_reads, last = 0, 0, 0, 0, 0, 0
     while True:
         if pc < 0 or pc >= len(table):
             return BAD_PC, pc
         if n >= limit:
             return TOO_MANY, pc
         word = table[pc]
-        op, queue = word[0], static[pc, S_QUEUE]
+        op, queue, owner = word[0], static[pc, S_QUEUE], static[pc, S_OP]
+        counts[pc] += 1
         following = pc + 1
         start, end = t, t + 1
         if op == HALT:
@@ -124,7 +126,8 @@ def simulate(table, static, parameters, reads, depth, width, model, limit, accou
                 end = max(end, free[q] + 1)
             if n < len(pcs):
                 pcs[n], starts[n], ends[n] = pc, start, end
-            account[CTRL, BUSY] += 1
+            account[owner, CTRL, BUSY] += 1
+            own[owner] += end - last
             return end, n + 1
         if op == LOOP:
             count = wrap(word[LOOP_COUNT] + registers[word[LOOP_COUNT_REG]])
@@ -165,7 +168,7 @@ def simulate(table, static, parameters, reads, depth, width, model, limit, accou
                 push = t
                 if pushed[queue] >= depth:
                     push = max(push, left_at[queue, pushed[queue] % depth] + 1)
-                account[CTRL, FULL] += push - t
+                account[owner, CTRL, FULL] += push - t
                 t = push
                 start = max(push + 1, free[queue])
             if op == SYNC:
@@ -184,7 +187,7 @@ def simulate(table, static, parameters, reads, depth, width, model, limit, accou
                     if word[SYNC_SIGNAL] >> s & 1:
                         given[s, n_given[s] % ring] = at
                         n_given[s] += 1
-                account[queue, SEMAPHORE] += at - start
+                account[owner, queue, SEMAPHORE] += at - start
                 start = at
                 end = at + 1
             elif op in (LOAD, STORE):
@@ -194,8 +197,8 @@ def simulate(table, static, parameters, reads, depth, width, model, limit, accou
                     end, ideal = load_end(start, address, word[STRIDE], word[ROWS], row_bytes, chunk, width, model, popped)
                 else:
                     end, ideal = store_end(start, address, word[STRIDE], word[ROWS], row_bytes, chunk, width, model)
-                account[queue, MEMORY] += end - start - ideal
-                account[queue, BUSY] -= end - start - ideal
+                account[owner, queue, MEMORY] += end - start - ideal
+                account[owner, queue, BUSY] -= end - start - ideal
             else:
                 end = start + static[pc, S_CYCLES]
             if queue != CTRL:
@@ -205,6 +208,9 @@ def simulate(table, static, parameters, reads, depth, width, model, limit, accou
         if n < len(pcs):
             pcs[n], starts[n], ends[n] = pc, start, end
         n += 1
-        account[queue, BUSY] += end - start
+        account[owner, queue, BUSY] += end - start
+        if queue not in (CTRL, LOAD_QUEUE) and end > last:
+            own[owner] += end - last
+            last = end
         t = end if queue == CTRL else t + 1
         pc = following

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
+from typing import TYPE_CHECKING
 
 from fabless.core.errors import InputError
+
+if TYPE_CHECKING:
+    from fabless.chip.chip import Chip
+    from fabless.program.tile import Tile
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,3 +52,11 @@ class MemoryModel:
 
 #: Memory that always takes a beat and answers in the next cycle: what the timing column of the ISA assumes.
 IDEAL = MemoryModel()
+
+
+def memory_model_of(chip: Chip, tile: Tile) -> MemoryModel:
+    """Return how a chip's DRAM answers one tile: its latency, and the share of the port's beats that the tile's share of bandwidth fills."""
+    share = chip.dram.bandwidth_bytes_per_s / chip.clock_hz / chip.n_cores / tile.memory_bytes_per_cycle
+    rate = Fraction(min(1.0, share)).limit_denominator(1000) if chip.dram.standard != "none" else Fraction(1)
+    latency = min(4000, max(1, round(chip.dram.latency_s * chip.clock_hz)))
+    return MemoryModel(latency_cycles=latency, beats=max(1, rate.numerator), cycles=max(1, rate.denominator))
