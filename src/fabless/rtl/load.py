@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 from amaranth.hdl import C, Cat, Elaboratable, Module, Mux, Signal, Value
 
 from fabless.program.isa import FORMAT_BITS, LATENCY, LOAD_FORMATS, MEMORY_FORMATS, TARGETS, WORD_BITS, Queue
-from fabless.program.timing import READ_QUEUE_BEATS
 from fabless.rtl.convert import bf16_flushed, e4m3, e8m0, fp16, from_int8, nibble
 from fabless.rtl.decoder import bits, value
 from fabless.rtl.floating import flushed, state
@@ -34,9 +33,10 @@ class Load(Elaboratable):
     """Execute `load`.
 
     Queue: `go`, `word`, `extra` in, `idle` out (see `queue.Queue`). Memory read channel: `read_valid`, `read_ready`, `read_address` (of a beat of B
-    bytes); answers `answer_valid`, `answer_data` come in order, at least one cycle later, and are always taken: at most READ_QUEUE_BEATS are
-    outstanding or queued. Buffers: one write a cycle, registered: `weight_*` (enables of half rows), `scale_*`, `activation_*`, `vector_*` (one bank a
-    lane). Per row of memory max(ceil(row_bytes, B), units) steps, one more where a row of several beats does not start at a beat; then LOAD_FILL.
+    bytes); answers `answer_valid`, `answer_data` come in order, at least one cycle later, and are always taken: at most `tile.read_queue_beats`
+    are outstanding or queued. Buffers: one write a cycle, registered: `weight_*` (enables of half rows), `scale_*`, `activation_*`, `vector_*` (one
+    bank a lane). Per row of memory max(ceil(row_bytes, B), units) steps, one more where a row of several beats does not start at a beat; then
+    LOAD_FILL.
     """
 
     def __init__(self, tile: Tile) -> None:
@@ -113,11 +113,11 @@ class Load(Elaboratable):
 
     def _request(self, m: Module, *, popped: Signal) -> None:
         """Ask for every beat, one a cycle, while the answer queue has room for the answer."""
-        b = self.tile.memory_bytes_per_cycle
-        used, index, accepted = Signal(range(READ_QUEUE_BEATS + 1)), Signal(32), Signal()
+        b, room = self.tile.memory_bytes_per_cycle, self.tile.read_queue_beats
+        used, index, accepted = Signal(range(room + 1)), Signal(32), Signal()
         self.used = used
         m.d.comb += [
-            self.read_valid.eq((self.request_rows != 0) & (used != READ_QUEUE_BEATS)),
+            self.read_valid.eq((self.request_rows != 0) & (used != room)),
             self.read_address.eq((self.request_address[log2(b) :] + index) << log2(b)), accepted.eq(self.read_valid & self.read_ready),
         ]  # fmt: skip
         m.d.sync += used.eq(used + accepted - popped)
@@ -130,10 +130,10 @@ class Load(Elaboratable):
 
     def _consume(self, m: Module, *, busy: Signal, finished: Signal, popped: Signal) -> None:
         """Take beats from the queue and write chunks, one step a cycle."""
-        b = self.tile.memory_bytes_per_cycle
-        queue = Ram(width=8 * b, depth=READ_QUEUE_BEATS, name="answers")
+        b, room = self.tile.memory_bytes_per_cycle, self.tile.read_queue_beats
+        queue = Ram(width=8 * b, depth=room, name="answers")
         queue.place(m)
-        level, write, read = Signal(range(READ_QUEUE_BEATS + 1)), Signal(index_bits(READ_QUEUE_BEATS)), Signal(index_bits(READ_QUEUE_BEATS))
+        level, write, read = Signal(range(room + 1)), Signal(index_bits(room)), Signal(index_bits(room))
         m.d.comb += [
             queue.write[0].enable.eq(self.answer_valid), queue.write[0].address.eq(write), queue.write[0].data.eq(self.answer_data),
             queue.read[0].enable.eq(popped), queue.read[0].address.eq(read),

@@ -149,8 +149,8 @@ def time(
     counts = np.zeros(len(table), np.int64)
     pcs, starts, ends = (np.zeros(keep, np.int64) for _ in range(3))
     total, count = kernel.simulate(
-        table, static, words.astype(np.int64), np.asarray(reads, np.int64), program.tile.queue_depth, program.tile.memory_bytes_per_cycle,
-        np.array(memory_model.numbers, np.int64), limit, account, own, counts, pcs, starts, ends,
+        table, static, words.astype(np.int64), np.asarray(reads, np.int64), program.tile.queue_depth, program.tile.read_queue_beats,
+        program.tile.memory_bytes_per_cycle, np.array(memory_model.numbers, np.int64), limit, account, own, counts, pcs, starts, ends,
     )  # fmt: skip
     if total < 0:
         raise IllegalProgramError(f"instruction {count}: {_reason(total)}")

@@ -8,7 +8,6 @@ import numpy as np
 from numba import njit
 
 from fabless.program.isa import BY_MNEMONIC, LATENCY, LOOP_DEPTH, N_REGISTERS, N_SEMAPHORES, SEMAPHORE_MAX, Queue
-from fabless.program.timing import READ_QUEUE_BEATS
 from fabless.sim.machine_words import column, native, wrap
 
 HALT, LOOP, END, MADD, PARAM, READ, SYNC, LOAD, STORE = (
@@ -47,9 +46,9 @@ def ready_from(t, model):
 def load_end(start, address, stride, rows, row_bytes, chunk, width, model, popped):
     """Return when a `load` that starts at `start` frees its unit, and its cycles on memory that is always ready.
 
-    `popped`: a ring of READ_QUEUE_BEATS cycles in which beats left the queue.
+    `popped`: a ring, as long as the read queue (a power of two), of the cycles in which beats left it.
     """
-    latency = model[0]
+    latency, room = model[0], len(popped)
     emissions, per_beat = (row_bytes + chunk - 1) // chunk, width // chunk
     asked, taken_all, step, steps = start, 0, start, 0
     for row in range(rows):
@@ -64,11 +63,11 @@ def load_end(start, address, stride, rows, row_bytes, chunk, width, model, poppe
             step += 1
             if emitted < 0 or (emitted % per_beat == 0 and taken != beats):
                 at = asked + 1
-                if taken_all >= READ_QUEUE_BEATS:
-                    at = max(at, popped[taken_all % READ_QUEUE_BEATS] + 1)
+                if taken_all >= room:
+                    at = max(at, popped[taken_all & room - 1] + 1)
                 asked = ready_from(at, model)
                 step = max(step, asked + latency + 1)
-                popped[taken_all % READ_QUEUE_BEATS] = step
+                popped[taken_all & room - 1] = step
                 taken += 1
                 taken_all += 1
     return step + LOAD_FILL - 2, steps + LOAD_FILL
@@ -96,7 +95,7 @@ def store_end(start, address, stride, rows, row_bytes, chunk, width, model):
 
 
 @njit(cache=True, error_model="numpy")
-def simulate(table, static, parameters, reads, depth, width, model, limit, account, own, counts, pcs, starts, ends):
+def simulate(table, static, parameters, reads, depth, room, width, model, limit, account, own, counts, pcs, starts, ends):
     """Return (cycles, instructions) or (error, pc). Fills `account [op, queue, cause]`, `own [op]` (by how many cycles an op's stores, products and
     vector work move the end of all that precedes it in program order), `counts [pc]` and, as far as they reach, `pcs`, `starts`, `ends`.
 
@@ -109,7 +108,7 @@ def simulate(table, static, parameters, reads, depth, width, model, limit, accou
     ring = SEMAPHORE_MAX + 1
     given, taken = np.zeros((N_SEMAPHORES, ring), np.int64), np.zeros((N_SEMAPHORES, ring), np.int64)
     n_given, n_taken = np.zeros(N_SEMAPHORES, np.int64), np.zeros(N_SEMAPHORES, np.int64)
-    popped = np.zeros(READ_QUEUE_BEATS, np.int64)
+    popped = np.zeros(room, np.int64)
     nesting, pc, t, n, n_reads, last = 0, 0, 0, 0, 0, 0
     while True:
         if pc < 0 or pc >= len(table):
