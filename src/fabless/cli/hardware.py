@@ -26,6 +26,7 @@ def rtl(
     prompt: Annotated[str, Parameter(name=["--prompt", "-p"])] = "ROMEO:\n",
     max_tokens: int = 16,
     latency_cycles: int | None = None,
+    memory: str = "latency",
     check: bool = False,
     json: Json = False,
 ) -> None:
@@ -39,12 +40,13 @@ def rtl(
         prompt: what the model continues.
         max_tokens: tokens to write at most.
         latency_cycles: cycles until memory answers; the chip's DRAM latency when not given.
+        memory: ideal, latency (and share of bandwidth), or banks (as well rows, banks and refresh of the chip's standard).
         check: hold every byte of memory against the bit-exact machine after every launch.
         json: print JSON instead of text.
     """
-    name, tile, memory = described(chip, latency_cycles)
+    name, tile, answers = described(chip, latency_cycles, memory)
     if run is not None:
-        _run(name, tile, memory, model=run, prompt=prompt, max_tokens=max_tokens, check=check, json=json)
+        _run(name, tile, answers, model=run, prompt=prompt, max_tokens=max_tokens, check=check, json=json)
     if out is None and run is not None:
         return
     from fabless.rtl.documents import write_documents
@@ -56,19 +58,22 @@ def rtl(
         say_pairs([(str(p), si(p.stat().st_size, "B")) for p in written])
 
 
-def described(chip: str, latency_cycles: int | None) -> tuple[str, Tile, MemoryModel]:
-    """Return a chip's name, its tile, and how its memory answers."""
-    from fabless.cli.execute import tile_of
+def described(chip: str, latency_cycles: int | None, kind: str = "latency") -> tuple[str, Tile, MemoryModel]:
+    """Return a chip's name, its tile, and how its memory answers: its own latency or the one given; `tiny` has the demo chip's DRAM, 20 cycles away."""
+    from dataclasses import replace
+
+    from fabless.cli.execute import demo_chip, tile_of
     from fabless.program.tile import TINY
-    from fabless.sim.dram import MemoryModel, memory_model_of
+    from fabless.sim.dram import memory_model_of
 
     if latency_cycles is not None and latency_cycles < 1:
         raise InputError(f"--latency-cycles must be at least 1, not {latency_cycles}")
-    if chip == "tiny":
-        return "tiny", TINY, MemoryModel(latency_cycles or 20)
-    description, tile = tile_of(chip, 1)
-    model = memory_model_of(description, tile)
-    return description.name, tile, MemoryModel(latency_cycles or model.latency_cycles, model.beats, model.cycles)
+    description, tile = (demo_chip(), TINY) if chip == "tiny" else tile_of(chip, 1)
+    cycles = latency_cycles or (20 if chip == "tiny" else None)
+    model = memory_model_of(description, tile, kind)
+    if cycles is not None and kind != "ideal":
+        model = replace(model, latency_cycles=max(1, cycles - model.activate_cycles))
+    return "tiny" if chip == "tiny" else description.name, tile, model
 
 
 def _run(name: str, tile: Tile, memory: MemoryModel, *, model: str, prompt: str, max_tokens: int, check: bool, json: bool) -> None:

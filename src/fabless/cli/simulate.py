@@ -26,6 +26,7 @@ def simulate(
     tokens: int = 1,
     position: int = 0,
     latency_cycles: int | None = None,
+    memory: str = "latency",
     ops: Annotated[bool, Parameter(negative="")] = False,
     perfetto: Path | None = None,
     json: Json = False,
@@ -39,6 +40,7 @@ def simulate(
         tokens: new tokens of each.
         position: tokens already in each sequence's cache.
         latency_cycles: cycles until memory answers; the chip's DRAM latency when not given.
+        memory: ideal, latency (and share of bandwidth), or banks (as well rows, banks and refresh of the chip's standard).
         ops: list every op of the model with the cycles it adds, what it computes and moves, and what it waits for.
         perfetto: write every instruction of the launch as a trace that ui.perfetto.dev opens.
         json: print JSON instead of text.
@@ -54,7 +56,7 @@ def simulate(
     for option, value, least in (("--batch", batch, 1), ("--tokens", tokens, 1), ("--position", position, 0)):
         if value < least:
             raise InputError(f"{option} must be at least {least}, not {value}")
-    name, tile, memory = described(chip, latency_cycles)
+    name, tile, answers = described(chip, latency_cycles, memory)
     decoder = open_weights(model).decoder
     context = min(decoder.context_tokens, 2048)
     if position + tokens > context:
@@ -64,16 +66,16 @@ def simulate(
     segments = [Segment([0] * tokens, position, range(i * pages, (i + 1) * pages)) for i in range(batch)]
     program, parameters = compiled.program(shape), compiled.parameters(shape, segments)
     began = monotonic()
-    trace = run(program, tile, parameters, memory)
+    trace = run(program, tile, parameters, answers)
     host_s = monotonic() - began
     if perfetto is not None:
         from fabless.core.files import write_text
         from fabless.sim.timeline import perfetto_text, timeline
 
-        write_text(perfetto, perfetto_text(program, timeline(program, parameters, memory)))
+        write_text(perfetto, perfetto_text(program, timeline(program, parameters, answers)))
     if json:
-        say_json({"model": decoder.name, "chip": name, "batch": batch, "tokens": tokens, "position": position, "memory": memory,
-                  "cycles": int(trace.cycles), "units": dict(trace.units), "stalls": dict(trace.stalls), "counters": counted(trace),
+        say_json({"model": decoder.name, "chip": name, "batch": batch, "tokens": tokens, "position": position, "memory": answers,
+                  "cycles": int(trace.cycles), "units": dict(trace.units), "stalls": dict(trace.stalls), "counters": counted(trace), "banks": trace.banks,
                   "ops": [_op(trace, i) for i in range(len(trace.events))], "host_s": host_s})  # fmt: skip
         return
     say(
@@ -86,6 +88,9 @@ def simulate(
     ], right=(1, 2, 3, 4, 5))  # fmt: skip
     moved = ", ".join(f"{level} {si(n, 'B')}" for level, n in trace.counters.levels)
     say(f"{trace.counters.total_macs:,.0f} multiply-accumulates, {trace.counters.vector_ops:,.0f} vector operations; {moved}")
+    if trace.banks:
+        (hits, misses), busiest = map(sum, zip(*trace.banks, strict=True)), max(trace.banks)
+        say(f"{len(trace.banks)} banks: {hits:,} beats found their row open, {misses:,} did not; the busiest bank served {sum(busiest):,}")
     if ops:
         say()
         say_ops(trace)

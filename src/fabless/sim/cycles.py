@@ -42,7 +42,8 @@ class Timing:
 
     `ops` names the parts of the program between its labels. `account [op, 6 queues, 4 causes]`: cycles in which a queue was busy, waited for a
     semaphore, had to wait for memory, or (ctrl) found a queue full. `own [op]`: the cycles that an op adds to the end of what precedes it in program
-    order; they sum to `cycles`. `counts [instruction]`: how often each was issued.
+    order; they sum to `cycles`. `counts [instruction]`: how often each was issued. `banks [reads or writes, bank, hits or misses]`: beats that found
+    their row open, or not; no bank where the memory model has none.
     `pcs`, `starts`, `ends`: for each issued instruction, in program order, where it stands, in which cycle it starts and when its unit is free
     again; empty when not asked for.
     """
@@ -53,6 +54,7 @@ class Timing:
     account: NDArray[np.int64]
     own: NDArray[np.int64]
     counts: NDArray[np.int64]
+    banks: NDArray[np.int64]
     pcs: NDArray[np.int64]
     starts: NDArray[np.int64]
     ends: NDArray[np.int64]
@@ -105,6 +107,7 @@ def simulate(
     return Trace(
         clock_hz=clock_hz, cycles=float(timing.cycles), stage_cycles=float(timing.cycles), emitted_tokens=1.0, n_chips=1, events=tuple(found),
         counters=total, fidelity="cycle", stalls=timing.stalls(), units=timing.busy(),
+        banks=tuple((int(hits), int(misses)) for hits, misses in timing.banks.sum(axis=0)),
     )  # fmt: skip
 
 
@@ -147,15 +150,17 @@ def time(
     ops, _ = owners(program)
     account, own = np.zeros((len(ops), len(Queue), len(CAUSES)), np.int64), np.zeros(len(ops), np.int64)
     counts = np.zeros(len(table), np.int64)
+    banks = np.zeros((2, memory_model.banks + 1, 4), np.int64)
+    banks[:, -1, 1] = -1
     pcs, starts, ends = (np.zeros(keep, np.int64) for _ in range(3))
     total, count = kernel.simulate(
         table, static, words.astype(np.int64), np.asarray(reads, np.int64), program.tile.queue_depth, program.tile.read_queue_beats,
-        program.tile.memory_bytes_per_cycle, np.array(memory_model.numbers, np.int64), limit, account, own, counts, pcs, starts, ends,
+        program.tile.memory_bytes_per_cycle, np.array(memory_model.numbers, np.int64), limit, account, own, counts, banks, pcs, starts, ends,
     )  # fmt: skip
     if total < 0:
         raise IllegalProgramError(f"instruction {count}: {_reason(total)}")
     used = min(keep, count)
-    return Timing(int(total), int(count), ops, account, own, counts, pcs[:used], starts[:used], ends[:used])
+    return Timing(int(total), int(count), ops, account, own, counts, banks[:, :-1, 2:], pcs[:used], starts[:used], ends[:used])
 
 
 def _reason(code: int) -> str:

@@ -91,6 +91,7 @@ class Trace:
     error_ratio: float | None = None
     stalls: tuple[tuple[str, float], ...] = ()
     units: tuple[tuple[str, float], ...] = ()  # busy cycles by queue, where a simulation knows them
+    banks: tuple[tuple[int, int], ...] = ()  # beats that found their DRAM row open, or not, by bank, where a simulation knows them
 
     @property
     def latency_s(self) -> float:
