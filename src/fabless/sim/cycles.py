@@ -101,7 +101,7 @@ def simulate(
         spent = [float(sum(busy[q] for q in queues)) for queues in _RESOURCES]
         counters = _counters(counted[i], macs_as)
         total = total + counters
-        times = int(timing.counts[owner.index(i)])
+        times = int(timing.counts[program.labels.get(name, owner.index(i))])
         bound = _BOUNDS[spent.index(max(spent))]
         found.append(Event(name, "op", times, float(timing.own[i]), *spent, bound=bound, counters=counters, stalls=timing.stalls(i)))
     return Trace(
@@ -176,12 +176,16 @@ def _reason(code: int) -> str:
 
 
 def owners(program: Program) -> tuple[tuple[str, ...], list[int]]:
-    """Return the names of a program's ops (its labels in order; one without labels is one op) and the op of each instruction."""
+    """Return the names of a program's ops (its labels in order; one without labels is one op) and the op of each instruction.
+
+    What a label has behind a dot names a part of the op: `qkv.ahead` is loads for `qkv` that stand elsewhere in the program.
+    """
     labels = sorted(program.labels.items(), key=lambda item: item[1])
     if not labels or labels[0][1] > 0:
         labels = [("program", 0), *labels]
-    firsts = [at for _, at in labels]
-    return tuple(name for name, _ in labels), [bisect_right(firsts, pc) - 1 for pc in range(len(program))]
+    firsts, names = [at for _, at in labels], [name.split(".")[0] for name, _ in labels]
+    ops = tuple(dict.fromkeys([name for name, _ in labels if "." not in name] + names))
+    return ops, [ops.index(names[bisect_right(firsts, pc) - 1]) for pc in range(len(program))]
 
 
 def _tables(program: Program) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
