@@ -98,7 +98,12 @@ REFUSALS = [
     ("llama", {"tile": replace(DEMO, activation_words=8)}, InfeasibleError, "activation buffer: '.*' needs .* the tile has 8"),
     ("llama", {"tile": replace(DEMO, instruction_words=64)}, InfeasibleError, "instructions, program memory holds 64"),
     ("llama", {"tile": replace(DEMO, parameter_words=8)}, InfeasibleError, "parameter words .* the tile has 8"),
-    ("llama", {"tile": replace(DEMO, weight_words=17)}, InfeasibleError, "takes 8 weight words, 2 of them and 2 of zeros leave no room for weights; .* of more than 18 words"),
+    (
+        "llama",
+        {"tile": replace(DEMO, weight_words=17)},
+        InfeasibleError,
+        "takes 8 weight words, 2 of them and 2 of zeros leave no room for weights; .* of more than 18 words",
+    ),
 ]
 
 

@@ -25,22 +25,29 @@ Operands = dict[str, "int | str"]
 def attention(step: Step) -> int:
     """Emit everything between the product with qkv and the product with o: A "mixed" holds the quantised result, a_ready is signalled.
 
-    Keys and values go first, so that they are stored while queries are rotated; the first pieces of o are asked for before pages are. Returns the
+    Keys and values go first, so that they are stored while queries are multiplied; the first column of o is asked for before pages are. Returns the
     columns of o that are.
     """
     from fabless.compiler.step import ahead
 
     e = step.e
     e.label("rotary")
+    e.wait("vpu", "c_ready")
     source = _source(step)
     _kind(step)
     _rotated(step, source, "k")
     _quantised_kv(step, source)
+    if source[0] == "c":  # the mesh still multiplies q
+        e.label("kv_store")
+        _store(step)
+        e.label("rotary.q")
+        e.wait("vpu", "c_ready")
     _rotated(step, source, "q")
     _quantised_q(step)
-    loaded = ahead(step, "o", "rotary")
-    e.label("kv_store")
-    _store(step)
+    loaded = ahead(step, "o", "rotary", most=1)
+    if source[0] == "v":
+        e.label("kv_store")
+        _store(step)
     e.label("attention")
     e.wait("load", "kv_stored")
     e.wait("mxu", "a_ready")
@@ -50,7 +57,7 @@ def attention(step: Step) -> int:
 
 
 def _source(step: Step) -> tuple[str, int, int]:
-    """Return (space, first element, elements from row to row) of q, k, v, their bias added."""
+    """Return (space, first element, elements from row to row) of k, v, q, their bias added; q is there yet only when the space is not C."""
     from fabless.compiler.step import fed, feed, used
 
     e, layout, m = step.e, step.layout, step.layout.matrices["qkv"]
@@ -59,6 +66,7 @@ def _source(step: Step) -> tuple[str, int, int]:
     if not layout.decoder.qkv_bias:
         return "c", first, total
     v = step.places.v["qkv"]
+    e.wait("vpu", "c_ready")
     feed(step, "qkv_bias")
     e(
         "vec",
@@ -97,9 +105,10 @@ def _rotated(step: Step, source: tuple[str, int, int], name: str) -> None:
     space, first, row = source
     rows, head = step.shape.rows, s.head
     before, count = (0, s.n_heads) if name == "q" else (s.n_heads, s.n_kv_heads)
+    first += s.n_kv_heads * (head + s.value) if name == "q" else 0
     if d.qk_norm:
-        _head_norm(step, source, name, before, count)
-    for h, at, n, stride in _columns(step, first + before * head, count, head, row):
+        _head_norm(step, (space, first, row), name, before, count)
+    for h, at, n, stride in _columns(step, first, count, head, row):
         out = v["heads"] + (before + h) * rows * head
         place: Operands = {"a": out, "a_stride": head // BLOCK} if d.qk_norm else {"a_space": space, "a": at, "a_stride": stride}
         turn: Operands = {"b": v["rotary"], "b_stride": head // BLOCK if rows > 1 else 0}
@@ -127,7 +136,7 @@ def _head_norm(step: Step, source: tuple[str, int, int], name: str, before: int,
     e, s, d, v = step.e, step.layout.share, step.layout.decoder, step.places.v
     space, first, row = source
     feed(step, f"{name}_norm")
-    for h, at, n, stride in _columns(step, first + before * s.head, count, s.head, row):
+    for h, at, n, stride in _columns(step, first, count, s.head, row):
         out = v["heads"] + (before + h) * step.shape.rows * s.head
         there: Operands = {"a_space": space, "a": at, "a_stride": stride}
         to: Operands = {"rows": n, "len": d.d_head, "dst": out, "dst_stride": s.head // BLOCK}
@@ -146,7 +155,7 @@ def _quantised_kv(step: Step, source: tuple[str, int, int]) -> None:
     apart = s.head_blocks if rows == 1 else words
     for h, at, n, _ in _columns(step, step.places.v["heads"] + s.n_heads * rows * head, s.n_kv_heads, rows * head, 0):
         e("quant", rows=n, len=d.d_head, a=at, a_stride=head // BLOCK, dst=a["k"] + h * s.head_blocks, dst_stride=apart)
-    values = first + (s.n_heads + s.n_kv_heads) * head
+    values = first + s.n_kv_heads * head
     for h, at, n, stride in _columns(step, values, s.n_kv_heads, s.value, row):
         e(
             "quant",
@@ -191,29 +200,40 @@ def _store(step: Step) -> None:
 
 
 def _segments(step: Step) -> None:
+    """Take the segments one after the other; the first scores of each are asked for while the one before is mixed."""
     e, s, shape = step.e, step.layout.share, step.shape
     several = len(step.layout.kinds) > 1
     e.set("ks", of="kind" if several else None, times=shape.segments)
     e.set("sq")
     e.set("sm")
-    with e.loop(shape.segments):
-        e.param("low", step.at("low"), plus="ks")
-        e.param("high", step.at("high"), plus="ks")
-        _first(step, 0)
-        sets = range(0, s.n_kv_heads, step.heads)
-        _begin(step, 0)
-        _first_pass(step, 0)
-        for h in sets:
-            following = h + step.heads if h + step.heads < s.n_kv_heads else None
-            _second_pass(step, h, following)
-            if following is not None:  # while the mesh mixes the last span
-                _begin(step, following)
-                _first_pass(step, following)
-            _finish(step, h)
-        e.add("ks", 1)
-        e.add("sq", shape.tokens * s.head_blocks)
-        e.add("sm", shape.tokens * s.n_heads * s.head)
+    _first(step, 0)
+    if shape.segments > 1:
+        with e.loop(shape.segments - 1):
+            _segment(step, last=False)
+            e.add("ks", 1)
+            e.add("sq", shape.tokens * s.head_blocks)
+            e.add("sm", shape.tokens * s.n_heads * s.head)
+    _segment(step, last=True)
     e.release("ks", "sq", "sm", "low", "high", "ptr", "start", "keep", "page", "count")
+
+
+def _segment(step: Step, *, last: bool) -> None:
+    e = step.e
+    e.param("low", step.at("low"), plus="ks")
+    e.param("high", step.at("high"), plus="ks")
+    sets = range(0, step.layout.share.n_kv_heads, step.heads)
+    _begin(step, 0)
+    _first_pass(step, 0)
+    for h in sets:
+        following = h + step.heads
+        more = following < step.layout.share.n_kv_heads
+        if more or not last:
+            _first(step, following if more else 0, later=int(not more))
+        _second_pass(step, h)
+        if more:  # while the mesh mixes the last span
+            _begin(step, following)
+            _first_pass(step, following)
+        _finish(step, h)
 
 
 def _first_pass(step: Step, h: int) -> None:
@@ -233,11 +253,9 @@ def _first_pass(step: Step, h: int) -> None:
             _maximum(step, _scores(step, h), "s_free")
 
 
-def _second_pass(step: Step, h: int, following: int | None) -> None:
-    """Mix the values of those heads, and take the reciprocals of the sums to V "r"; scores of the `following` heads' first span are asked for."""
+def _second_pass(step: Step, h: int) -> None:
+    """Mix the values of those heads, and take the reciprocals of the sums to V "r"."""
     e, v, queries = step.e, step.places.v, step.queries
-    if following is not None:
-        _first(step, following)
     _clear(step)
     for counter in _counters(step):
         _pointers(step)
@@ -341,13 +359,13 @@ def _page_taken(step: Step) -> None:
         step.e.toggle("pw", step.layout.page_words)
 
 
-def _first(step: Step, h: int) -> None:
-    """Multiply the queries of the heads from h on with the first page of keys, into a place of its own."""
+def _first(step: Step, h: int, later: int = 0) -> None:
+    """Multiply the queries of the heads from h on with the first page of keys, into a place of its own; of this segment or one `later`."""
     e = step.e
-    e.set("t1", of="ks", times=step.layout.spans)
+    e.set("t1", later * step.layout.spans, of="ks", times=step.layout.spans)
     e.param("t1", step.at("pages"), plus="t1")
     e.set("t1", of="t1", times=step.layout.pages.bytes, plus="kv")
-    _products(step, h, "t1", place="first", free="f_free")
+    _products(step, h, "t1", place="first", free="f_free", later=later)
     e.signal("mxu", "f_ready")
 
 
@@ -370,11 +388,12 @@ def _scores(step: Step, h: int) -> Operands:
     return _read(step, "scores")
 
 
-def _products(step: Step, h: int, page: str, *, place: str, free: str) -> None:
+def _products(step: Step, h: int, page: str, *, place: str, free: str, later: int = 0) -> None:
     """Load the page of keys at register `page` and multiply it with the queries of the heads from h on, into a place of C."""
     e, s, tile, pages = step.e, step.layout.share, step.layout.tile, step.layout.pages
     n = PAGE_KEYS // tile.rows
     count = step.heads * s.head_blocks * n
+    queries = step.places.a["q"] + later * step.shape.tokens * s.head_blocks
     elements: Operands = {"count": count, "address": pages.keys + h * s.head_blocks * PAGE_KEYS * 32, "address_reg": e.x(page)}
     scales: Operands = {"target": "ws", "count": count, "dst": step.layout.pages_at, "dst_reg": e.x("pw"),
                         "address": pages.key_scales + h * s.head_blocks * PAGE_KEYS * 2, "address_reg": e.x(page)}  # fmt: skip
@@ -382,7 +401,7 @@ def _products(step: Step, h: int, page: str, *, place: str, free: str) -> None:
     e.wait("mxu", "page_ready", free)
     for i in range(step.heads):
         for at, m, offset, stride in _query_groups(step, h + i):
-            e("gemm", m=m, n=n, k=s.head_blocks, w=step.layout.pages_at + i * s.head_blocks * n, w_reg=e.x("pw"), a=step.places.a["q"] + offset,
+            e("gemm", m=m, n=n, k=s.head_blocks, w=step.layout.pages_at + i * s.head_blocks * n, w_reg=e.x("pw"), a=queries + offset,
               a_reg=e.x("sq"), a_stride=stride, c=step.places.c[place] + (i * s.group * step.shape.tokens + at) * n, c_stride=n, clear=1)  # fmt: skip
     _page_taken(step)
 

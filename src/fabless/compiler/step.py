@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -283,12 +284,13 @@ def quantised(step: Step, target: str, operands: dict[str, int | str], *, rows: 
 
 def project(
     step: Step, name: str, source: str, rows: int, *, whole: bool = False, counter: str | None = None, ready: str | None = "a_ready",
-    offset: str | None = None, loaded: int = 0,
+    offset: str | None = None, loaded: int = 0, early: int = 0,
     epilogue: Callable[[dict[str, int | str], int], None] | None = None,
 ) -> None:  # fmt: skip
     """Stream a matrix past `rows` of A `source` (+ register `offset`), once semaphore `ready` is given.
 
     `whole`: all columns stay in C; else `epilogue(operand of one column, outputs)` takes each. `loaded`: the columns that `ahead` has asked for.
+    `early`: give `c_ready` after so many columns as well as after all; who needs them waits for both.
     """
     e, m, c0 = step.e, step.layout.matrices[name], step.places.c["projection"]
     c_stride = m.n * m.n_tiles if whole else m.n
@@ -319,24 +321,28 @@ def project(
             e.signal("vpu", "c_free")
             e.toggle("ct", _column_slot(step))
 
-    if loaded:
-        with e.loop(loaded):
-            column(load=False)
-    if counter or m.n_tiles > loaded:
-        with e.loop(m.n_tiles - loaded, counter):
+    if counter:
+        with e.loop(counter=counter):
             column(load=True)
+    else:
+        for first, last in pairwise(sorted({0, loaded, early, m.n_tiles})):
+            with e.loop(last - first):
+                column(load=first >= loaded)
+            if last == early:
+                e.signal("mxu", "c_ready")
     if whole:
         e.signal("mxu", "c_ready")
-        e.wait("vpu", "c_ready")
+        if not early:
+            e.wait("vpu", "c_ready")
 
 
-def ahead(step: Step, name: str, op: str) -> int:
+def ahead(step: Step, name: str, op: str, most: int = 1 << 10) -> int:
     """Ask for the first columns of a matrix before the vector work of `op` that its product waits for.
 
-    Returns how many columns: what the places of the ring take.
+    Returns how many columns: `most`, or what the places of the ring take.
     """
     m = step.layout.matrices[name]
-    columns = min(m.n_tiles, step.layout.slots // len(m.parts)) if step.prefetch else 0
+    columns = min(most, m.n_tiles, step.layout.slots // len(m.parts)) if step.prefetch else 0
     if columns:
         step.e.label(f"{name}.ahead")
         with step.e.loop(columns):
@@ -380,7 +386,8 @@ def _layer(step: Step) -> None:
     e.label("attention_norm")
     loaded = _normed(step, "attention_norm", v["x"], rows, then="qkv")
     e.label("qkv")
-    project(step, "qkv", "normed", rows, whole=True, loaded=loaded)
+    early = ceil(layout.share.n_kv_heads * (layout.share.head + layout.share.value), layout.matrices["qkv"].outputs)
+    project(step, "qkv", "normed", rows, whole=True, loaded=loaded, early=early)
     loaded = attention(step)
     e.label("o")
     residual(step, "o", "mixed", bias="o_bias" if d.o_bias else "", post_norm="attention_post_norm" if d.post_norms else "", loaded=loaded)
