@@ -56,7 +56,7 @@ def test_products_and_weight_bytes_are_those_of_the_layout(decoder, tile, batch,
             words * tile.rows * 34 + stored
         )  # read by the matrix unit, written by the loader
     clear = d.n_layers * batch * d.n_heads * tokens * layout.share.value * 32
-    kept = scratch(layout, Shape(batch, tokens), keep_scores=True).kept_spans
+    kept = scratch(layout, Shape(batch, tokens), most_spans=2).kept_spans
     products = 2 if spans <= kept else 3  # else scores are computed again, but those of the first span once
     attended = products * d.n_layers * batch * d.n_heads * tokens * spans * PAGE * layout.share.value
     assert ops["attention"].total_macs == attended + clear

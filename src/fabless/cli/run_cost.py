@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fabless.chip.chip import Chip
-    from fabless.fleet.session import Session
+    from fabless.fleet.session import Launched, Session
+    from fabless.sim.dram import MemoryModel
+    from fabless.sim.trace import Counters
 
 _YEAR_S = 365.25 * 24 * 3600
 
@@ -30,11 +32,26 @@ class RunCost:
     fidelity: str = "cycle"
 
 
-def run_cost(session: Session, chip: Chip) -> RunCost:
-    """Return the cost of everything that a session has run. All tiles of the ring work alike; the rest of the chip idles."""
+def _launch(session: Session, launched: Launched, memory: MemoryModel) -> tuple[int, Counters]:
+    """Return cycles of a launch and the events of all tiles: stages of a pipeline one after the other, else all tiles alike and at once."""
+    from fabless.sim.cycles import simulate
+
+    compiled, parameters = session.compiled, session.examples[launched]
+    programs = compiled.programs[launched.shape]
+    first = simulate(programs[0], None, parameters, memory)
+    if compiled.layouts[0].part.partition != "pipeline":
+        return int(first.cycles), first.counters.scaled(len(programs))
+    cycles, counters = int(first.cycles), first.counters
+    for program in programs[1:]:
+        stage = simulate(program, None, parameters, memory)
+        cycles, counters = cycles + int(stage.cycles), counters + stage.counters
+    return cycles, counters
+
+
+def run_cost(session: Session, chip: Chip, *, n_chips: int = 1) -> RunCost:
+    """Return the cost of everything that a session has run on a ring over `n_chips`; the tiles that it leaves out idle."""
     from fabless.cost.price import FleetDemand, chip_cost, inputs_for, price
     from fabless.silicon.harden import average_power_w, harden
-    from fabless.sim.cycles import simulate
     from fabless.sim.dram import memory_model_of
     from fabless.sim.trace import Counters
 
@@ -42,24 +59,24 @@ def run_cost(session: Session, chip: Chip) -> RunCost:
     memory = memory_model_of(chip, tile)
     cycles, decode_cycles, tokens, total, decode = 0, 0, 0, Counters(), Counters()
     for launched, count in session.launches.items():
-        trace = simulate(session.compiled.program(launched.shape), None, session.examples[launched], memory, clock_hz=chip.clock_hz)
-        cycles += count * int(trace.cycles)
-        total = total + trace.counters.scaled(count * n)
+        spent, counters = _launch(session, launched, memory)
+        cycles, total = cycles + count * spent, total + counters.scaled(count)
         if launched.shape.rows == 1 and launched.logits:
-            tokens, decode_cycles = tokens + count, decode_cycles + count * int(trace.cycles)
-            decode = decode + trace.counters.scaled(count * n)
+            tokens, decode_cycles, decode = tokens + count, decode_cycles + count * spent, decode + counters.scaled(count)
+    counted, counted_cycles = (decode, decode_cycles) if tokens else (total, cycles)
     silicon = harden(chip)
-    seconds, decode_s = cycles / chip.clock_hz, (decode_cycles if tokens else cycles) / chip.clock_hz
-    power_w = average_power_w(silicon, decode if tokens else total, decode_s).mid
+    seconds, decode_s = cycles / chip.clock_hz, counted_cycles / chip.clock_hz
+    power_w = average_power_w(silicon, counted.scaled(1 / n_chips), decode_s).mid
     rate = max(1, tokens) / decode_s
     fleet = FleetDemand(
-        n_chips=1, average_w=power_w, provisioned_w=silicon.tdp_w, prefill_tokens_per_year=0.0, decode_tokens_per_year=rate * _YEAR_S,
+        n_chips=n_chips, average_w=power_w, provisioned_w=silicon.tdp_w, prefill_tokens_per_year=0.0, decode_tokens_per_year=rate * _YEAR_S,
         prefill_time_ratio=0.0,
     )  # fmt: skip
     inputs = inputs_for(chip)
     bill = price(fleet, chip_cost(silicon, chip, inputs), inputs)
     yearly = sum(line.usd_per_year.mid for line in bill.lines if line.group != "nre")
+    energy_j = average_power_w(silicon, total.scaled(1 / n_chips), seconds).mid * seconds * n_chips
     return RunCost(
-        cycles, decode_cycles, tokens, seconds, total.total_macs / n / (cycles * tile.rows * 32),
-        average_power_w(silicon, total, seconds).mid * seconds, rate, yearly / fleet.tokens_per_year * 1e6,
+        cycles, decode_cycles, tokens, seconds, total.total_macs / (cycles * tile.rows * 32 * n), energy_j, rate,
+        yearly / fleet.tokens_per_year * 1e6,
     )  # fmt: skip

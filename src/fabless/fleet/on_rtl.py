@@ -88,13 +88,15 @@ class RtlSession(Session):
 
 def open_rtl_session(
     weights: Weights, tile: Tile, *, memory_model: MemoryModel = IDEAL, check: bool = False, context_tokens: int | None = None,
-    prompt_tokens: int = -1, chunk: int | None = None, format: str = "int8_block32",
+    prompt_tokens: int = -1, chunk: int | None = None, format: str = "int8_block32", head_format: str | None = None,
 ) -> RtlSession:  # fmt: skip
     """Compile a model for one tile and put its weights into the memory of a simulated one; the same arguments as `open_session`."""
     from fabless.rtl.bench.build import require_tools
 
     require_tools()
-    opened = open_session(weights, tile, context_tokens=context_tokens, prompt_tokens=prompt_tokens, chunk=chunk, format=format)
+    opened = open_session(
+        weights, tile, context_tokens=context_tokens, prompt_tokens=prompt_tokens, chunk=chunk, format=format, head_format=head_format
+    )
     if opened.compiled.n_tiles != 1:
         raise UnsupportedError("the RTL is of one tile; run with --tiles 1")
     return RtlSession(opened.compiled, opened.memories, warming=opened.warming, memory_model=memory_model, check=check)

@@ -38,8 +38,8 @@ def from_torch(module: Any, example_inputs: tuple[Any, ...], recipe: Recipe = _B
     `FablessError` when torch is not installed.
 
     Limits: one static shape; no control flow that depends on values; no KV cache (keys and values of a call are read and written once); patches of
-    a convolution are read once per use; a mask given as a tensor skips no work. The graph can be estimated on every chip; running it instruction by
-    instruction takes a compiler for these ops, which fabless has for language models only.
+    a convolution are read once per use; a mask given as a tensor skips no work. The graph can be estimated on every chip; what runs
+    instruction by instruction is narrower, see `torch_capture`.
     """
     program = _exported(module, example_inputs)
     calls, inputs = _calls(program, recipe)
