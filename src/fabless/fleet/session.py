@@ -107,8 +107,8 @@ class Session:
         from fabless.sim.machine import launch, run_ring
 
         parameters = self.compiled.parameters(shape, segments, logits=logits)
-        spans = np.asarray(parameters["span_count"]).reshape(-1)
-        key = Launched(shape, tuple(int(n) for n in spans), logits)
+        spans = sum(np.asarray(parameters[name]).reshape(-1) for name in ("kept_count", "again_count") if name in parameters)
+        key = Launched(shape, tuple(int(n) for n in np.atleast_1d(spans)), logits)
         self.launches[key] = self.launches.get(key, 0) + 1
         self.examples.setdefault(key, parameters)
         if self._readable():
