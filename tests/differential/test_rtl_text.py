@@ -36,6 +36,16 @@ def test_the_embedded_model_writes_200_characters_as_the_machine_does(tile, memo
     assert len(session.cycles) >= 200  # each equal to the simulator's, and memory to the machine's: else the session had raised
 
 
+def test_nvfp4_weights_write_on_the_tiny_tile_what_the_machine_writes():
+    weights = open_weights("tinyshakes")
+    ids = open_tokenizer(weights).encode("ROMEO:\n")
+    options = {"context_tokens": 64, "format": "nvfp4"}
+    with open_rtl_session(weights, TINY, memory_model=MemoryModel(20, 3, 4), check=True, **options) as session:
+        written = list(session.generate(ids, 3))
+    assert written == list(open_session(weights, TINY, **options).generate(ids, 3))
+    assert len(session.cycles) >= 3
+
+
 def test_a_long_launch_tells_how_far_it_is_and_an_interrupt_ends_the_simulation():
     heard, weights = [], open_weights("tinyshakes")
 

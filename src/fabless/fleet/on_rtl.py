@@ -92,14 +92,23 @@ class RtlSession(Session):
 
 def open_rtl_session(
     weights: Weights, tile: Tile, *, memory_model: MemoryModel = IDEAL, check: bool = False, context_tokens: int | None = None,
-    prompt_tokens: int = -1, chunk: int | None = None, format: str = "int8_block32", say: Callable[[str], None] | None = None,
-    progress: Callable[[int, int, int], None] | None = None,
+    prompt_tokens: int = -1, chunk: int | None = None, format: str = "int8_block32", head_format: str | None = None,
+    say: Callable[[str], None] | None = None, progress: Callable[[int, int, int], None] | None = None,
 ) -> RtlSession:  # fmt: skip
     """Compile a model for one tile and put its weights into the memory of a simulated one; arguments as of `open_session` and `RtlSession`."""
     from fabless.rtl.bench.build import build, require_tools
 
     require_tools()
-    opened = open_session(weights, tile, context_tokens=context_tokens, prompt_tokens=prompt_tokens, chunk=chunk, format=format, say=say)
+    opened = open_session(
+        weights,
+        tile,
+        context_tokens=context_tokens,
+        prompt_tokens=prompt_tokens,
+        chunk=chunk,
+        format=format,
+        head_format=head_format,
+        say=say,
+    )
     if opened.compiled.n_tiles != 1:
         raise UnsupportedError("the RTL is of one tile; run with --tiles 1")
     if say is not None:
