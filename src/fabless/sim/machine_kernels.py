@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit
 
 from fabless.number import kernels, quantise
-from fabless.number.kernels import accumulate
+from fabless.number.kernels import accumulate, place
 from fabless.program import isa
 from fabless.program.isa import BY_MNEMONIC, LOOP_DEPTH, SEMAPHORE_MAX
 from fabless.sim import machine_transfer, machine_vector, machine_words
@@ -75,8 +75,10 @@ def _gemm(row, x, memory, weights, scales, where, a, sa, c, ones, bias):
     word_bytes = 32 * r
     first = _contiguous(where, w, k * n, word_bytes)
     unit = row[_G_UNIT]
+    memory_at, weights_at, scales_at, ones_at = place(memory), place(weights), place(scales), place(ones)
+    a_at, sa_at, c_at, bias_at = place(a) + a0 * 32, place(sa) + a0 * 4, place(c) + c0 * r * 4, place(bias)
     for kb in range(k):
-        activation = a0 + (kb // 2 if split else kb)
+        ka = kb // 2 if split else kb
         nt = 0
         while nt < n:
             word = w + kb * n + nt
@@ -88,10 +90,8 @@ def _gemm(row, x, memory, weights, scales, where, a, sa, c, ones, bias):
                 while nt + run < n and where[word + run] == (at + run * word_bytes if at >= 0 else at):
                     run += 1
             accumulate(
-                memory.ctypes.data + at if at >= 0 else weights.ctypes.data + word * word_bytes,
-                ones.ctypes.data if unit else scales.ctypes.data + word * r * 4,
-                a.ctypes.data + activation * 32, a_stride * 32, sa.ctypes.data + activation * 4, a_stride * 4, bias.ctypes.data,
-                c.ctypes.data + (c0 + nt) * r * 4, c_stride * r * 4, m, run * r,
+                memory_at + at if at >= 0 else weights_at + word * word_bytes, ones_at if unit else scales_at + word * r * 4,
+                a_at + ka * 32, a_stride * 32, sa_at + ka * 4, a_stride * 4, bias_at, c_at + nt * r * 4, c_stride * r * 4, m, run * r,
             )  # fmt: skip
             nt += run
     codes = c.view(np.int32)
