@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -27,6 +27,8 @@ def rtl(
     prompt: Annotated[str, Parameter(name=["--prompt", "-p"])] = "ROMEO:\n",
     raw: bool = False,
     max_tokens: int = 16,
+    weights: str = "int8_block32",
+    head: str | None = None,
     latency_cycles: int | None = None,
     memory: str = "latency",
     check: bool = False,
@@ -42,6 +44,8 @@ def rtl(
         prompt: what the model continues.
         raw: give the prompt as it is, not as a turn of a conversation.
         max_tokens: tokens to write at most.
+        weights: number format of the weights, as of 'fabless run'.
+        head: number format of the head and the token table, when it differs.
         latency_cycles: cycles until memory answers; the chip's DRAM latency when not given.
         memory: ideal, latency (and share of bandwidth), or banks (as well rows, banks and refresh of the chip's standard).
         check: hold every byte of memory against the bit-exact machine after every launch.
@@ -49,7 +53,8 @@ def rtl(
     """
     name, tile, answers = described(chip, latency_cycles, memory)
     if run is not None:
-        _run(name, tile, answers, model=run, prompt=prompt, raw=raw, max_tokens=max_tokens, check=check, json=json)
+        formats = {"format": weights, "head_format": head}
+        _run(name, tile, answers, model=run, formats=formats, prompt=prompt, raw=raw, max_tokens=max_tokens, check=check, json=json)
     if out is None and run is not None:
         return
     from fabless.rtl.documents import write_documents
@@ -80,8 +85,9 @@ def described(chip: str, latency_cycles: int | None, kind: str = "latency") -> t
 
 
 def _run(
-    name: str, tile: Tile, memory: MemoryModel, *, model: str, prompt: str, raw: bool, max_tokens: int, check: bool, json: bool
-) -> None:
+    name: str, tile: Tile, memory: MemoryModel, *, model: str, formats: dict[str, Any], prompt: str, raw: bool, max_tokens: int,
+    check: bool, json: bool,
+) -> None:  # fmt: skip
     from fabless.cli.execute import clear, note, prompt_ids
     from fabless.fleet.on_rtl import open_rtl_session
     from fabless.model.tokenizer import open_tokenizer
@@ -103,7 +109,7 @@ def _run(
         note(f"launch {launch}: {si(at, 'cycles')} of {si(cycles, 'cycles')}")
 
     with open_rtl_session(
-        weights, tile, memory_model=memory, check=check, prompt_tokens=len(ids), say=None if json else note, progress=progress
+        weights, tile, memory_model=memory, check=check, prompt_tokens=len(ids), say=None if json else note, progress=progress, **formats
     ) as session:
         clear()
         for token in session.generate(ids, max_tokens, end_ids=tokenizer.end_ids):
