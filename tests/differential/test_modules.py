@@ -16,7 +16,7 @@ from fabless.compiler.modules.driver import compile_module
 from fabless.fleet.module_run import call, cycles_by_operation
 from fabless.model import module_reference as reference
 from fabless.number.bounds import FUNCTION, U, activation_error, product_error, weight_error
-from fabless.program.tile import DEMO, TINY, Tile
+from fabless.program.tile import DEMO, DIE, TINY, Tile
 from fabless.program.verify import verify
 from fabless.sim.cycles import time
 from fabless.sim.machine import execute
@@ -33,7 +33,7 @@ _spec.loader.exec_module(examples)
 
 ODD = Tile(8, 4, 96, 200, 640, 6144, 4096, 8192, 1 << 26, 32)
 WIDE = Tile(64, 32, 256, 2048, 512, 32768, 4096, 8192, 1 << 26, 128)
-TILES = {"tiny": replace(TINY, instruction_words=8192), "odd": ODD, "demo": DEMO, "wide": WIDE}
+TILES = {"tiny": replace(TINY, instruction_words=8192), "odd": ODD, "demo": DEMO, "wide": WIDE, "die": DIE}
 
 
 class Everything(nn.Module):

@@ -12,7 +12,7 @@ import pytest
 from fabless.cli import run
 from fabless.compiler.modules.driver import compile_module
 from fabless.core.errors import InfeasibleError, InputError, UnsupportedError
-from fabless.program.tile import DEMO, TINY
+from fabless.program.tile import TINY
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install 'fabless[torch]'")
 from torch import nn  # noqa: E402  behind the skip
@@ -85,10 +85,6 @@ def test_a_tile_that_is_too_small_is_named_with_the_operation():
         compile_module(module, replace(TINY, memory_bytes=4096))
     with pytest.raises(InfeasibleError, match=r"Sequential: \d+ instructions, program memory holds 32"):
         compile_module(module, replace(TINY, instruction_words=32))
-    product = of(lambda m, a, b: a @ b, (2, 3, 64), (2, 64, 3))
-    wide = replace(DEMO, rows=64, vector_lanes=64)
-    with pytest.raises(UnsupportedError, match="matmul: products of two computed tensors need at most 32 vector lanes, the tile has 64"):
-        compile_module(product, wide)
 
 
 def test_constants_are_held_once_and_what_depends_on_parameters_alone_is_computed_before():
