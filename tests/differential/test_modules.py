@@ -268,6 +268,21 @@ def test_any_convolution(data):
 
 
 @settings(max_examples=15, deadline=None)
+@given(
+    st.sampled_from([3, 8, 16, 40]), st.tuples(st.integers(1, 3), st.integers(1, 4)), st.tuples(st.integers(1, 3), st.integers(1, 3)), st.booleans(),
+    st.sampled_from([nn.MaxPool2d, nn.AvgPool2d]), st.sampled_from(sorted(TILES)),
+)  # fmt: skip
+def test_any_pool_behind_a_convolution_and_before_one(channels, kernel, stride, padded, pool, tile):
+    padding = tuple(k // 2 for k in kernel) if padded and pool is nn.MaxPool2d else 0
+    net = nn.Sequential(nn.Conv2d(2, channels, 1), pool(kernel, stride, padding), nn.Conv2d(channels, 4, 1)).eval()
+    x = torch.randn(2, 2, 5, 7)
+    module = capture(net, (x,))
+    compiled = compile_module(module, TILES[tile])
+    verify(compiled.program)
+    assert differences(module, call(compiled, x.numpy(), fast=False), reference.run(module, x.numpy())) == []
+
+
+@settings(max_examples=15, deadline=None)
 @given(st.integers(1, 3), st.integers(1, 20), st.integers(1, 40), st.integers(1, 45), st.sampled_from(sorted(TILES)))
 def test_any_product_of_two_computed_tensors(batch, m, k, n, tile):
     class Product(nn.Module):
