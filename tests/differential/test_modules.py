@@ -16,7 +16,7 @@ from fabless.compiler.modules.driver import compile_module
 from fabless.fleet.module_run import call, cycles_by_operation
 from fabless.model import module_reference as reference
 from fabless.number.bounds import FUNCTION, U, activation_error, product_error, weight_error
-from fabless.program.tile import DEMO, TINY, Tile
+from fabless.program.tile import DEMO, DIE, TINY, Tile
 from fabless.program.verify import verify
 from fabless.sim.cycles import time
 from fabless.sim.machine import execute
@@ -33,7 +33,7 @@ _spec.loader.exec_module(examples)
 
 ODD = Tile(8, 4, 96, 200, 640, 6144, 4096, 8192, 1 << 26, 32)
 WIDE = Tile(64, 32, 256, 2048, 512, 32768, 4096, 8192, 1 << 26, 128)
-TILES = {"tiny": replace(TINY, instruction_words=8192), "odd": ODD, "demo": DEMO, "wide": WIDE}
+TILES = {"tiny": replace(TINY, instruction_words=8192), "odd": ODD, "demo": DEMO, "wide": WIDE, "die": DIE}
 
 
 class Everything(nn.Module):
@@ -42,7 +42,9 @@ class Everything(nn.Module):
     def __init__(self):
         super().__init__()
         self.norm, self.down = nn.RMSNorm(40), nn.Conv2d(2, 3, (3, 2), stride=(2, 1), padding=(1, 0), bias=False)
-        self.row = nn.Parameter(torch.randn(40))
+        self.row, self.batch = nn.Parameter(torch.randn(40)), nn.BatchNorm2d(2)
+        self.batch.running_mean.uniform_(-0.5, 0.5)
+        self.batch.running_var.uniform_(0.5, 2.0)
 
     def forward(self, x):  # [2, 6, 40]
         y = self.norm(x).tanh() * self.row - torch.sigmoid(x)
@@ -51,7 +53,7 @@ class Everything(nn.Module):
         mixed = nn.functional.scaled_dot_product_attention(y, torch.cat([a, b, c.exp()], 1), y, is_causal=True)
         mask = torch.tensor([[True] * 6, *[[True] * i + [False] * (6 - i) for i in range(1, 6)]])
         mixed = mixed + nn.functional.scaled_dot_product_attention(y, x, x, attn_mask=mask)
-        images = mixed.view(2, 2, 3, 40)
+        images = self.batch(mixed.view(2, 2, 3, 40))
         pooled = nn.functional.max_pool2d(images, 3, stride=2, padding=1)
         seen = nn.functional.avg_pool2d(self.down(images), (1, 2))
         return pooled.flatten(1), (seen / (mixed.mean(-1)[:, :3, None, None] + 5)).softmax(1), mixed.amax((1, 2)), x.sum(1).square().neg()
@@ -261,6 +263,21 @@ def test_any_convolution(data):
     x = torch.randn(batch, channels, *sides)
     module = capture(net, (x,))
     compiled = compile_module(module, TILES[draw(st.sampled_from(sorted(TILES)))])
+    verify(compiled.program)
+    assert differences(module, call(compiled, x.numpy(), fast=False), reference.run(module, x.numpy())) == []
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    st.sampled_from([3, 8, 16, 40]), st.tuples(st.integers(1, 3), st.integers(1, 4)), st.tuples(st.integers(1, 3), st.integers(1, 3)), st.booleans(),
+    st.sampled_from([nn.MaxPool2d, nn.AvgPool2d]), st.sampled_from(sorted(TILES)),
+)  # fmt: skip
+def test_any_pool_behind_a_convolution_and_before_one(channels, kernel, stride, padded, pool, tile):
+    padding = tuple(k // 2 for k in kernel) if padded and pool is nn.MaxPool2d else 0
+    net = nn.Sequential(nn.Conv2d(2, channels, 1), pool(kernel, stride, padding), nn.Conv2d(channels, 4, 1)).eval()
+    x = torch.randn(2, 2, 5, 7)
+    module = capture(net, (x,))
+    compiled = compile_module(module, TILES[tile])
     verify(compiled.program)
     assert differences(module, call(compiled, x.numpy(), fast=False), reference.run(module, x.numpy())) == []
 
