@@ -112,6 +112,22 @@ def test_the_energy_of_the_toy_is_as_by_hand(tmp_path):
     assert e.internal_j == pytest.approx((5 + 5) * 1e-15)  # mean of 4 and 6 for each of two gates, in fF V^2
 
 
+def test_the_charge_that_leaves_by_ground_is_not_counted_again(tmp_path):
+    supply = "pg_pin (VDD) { pg_type : primary_power; } pg_pin (VSS) { pg_type : primary_ground; }"
+    once = gate("INV", 1, "A", "!A", 10, "negative_unate")
+    group = once[once.index("internal_power () {") : -4].rstrip("} ") + " }"
+    rails = "".join(group.replace("internal_power () {", f"internal_power () {{ related_pg_pin : {rail};") for rail in ("VDD", "VSS"))
+    both = once.replace(group, rails).replace("area : 1;", f"area : 1; {supply}")
+    assert both.count("internal_power") == 2
+    energies = []
+    for cell in (once, both):
+        library = toy(tmp_path, cell + GATES[GATES.index("cell (BUF)") :] + FLOP)
+        n = netlist(library)
+        energies.append(cycle_energy(n, static_timing(n, library.cell("DFF")), [1.0] * n.n_nets))
+    assert energies[0] == energies[1]
+    assert energies[0].internal_j == pytest.approx((5 + 5) * 1e-15)
+
+
 def test_glitches_shorter_than_a_gate_are_swallowed(tmp_path):
     library = toy(tmp_path)
     # y = nand(a, inv(a)): always 1 once settled, but for a pulse of the inverter's delay when a rises.

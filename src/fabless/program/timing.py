@@ -18,10 +18,6 @@ def ceil(a: int, b: int) -> int:
     return -(-a // b)
 
 
-#: Beats of the memory port that `load` has asked for and not yet used, at most: what hides the latency of memory.
-READ_QUEUE_BEATS = 64
-
-
 def beats(address: int, n_bytes: int, width: int) -> int:
     """Return how many aligned pieces of `width` bytes the range [address, address + n_bytes) touches."""
     return (address + n_bytes - 1) // width - address // width + 1

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, DomainRenamer, Module, Mux, Signal
 
 from fabless.core.errors import UnsupportedError
 from fabless.program.isa import N_SEMAPHORES, WORD_BITS
 from fabless.program.isa import Queue as Name
 from fabless.rtl.block import Block
+from fabless.rtl.clock import gated, lingering
 from fabless.rtl.load import Load, log2
 from fabless.rtl.memory import Ram
 from fabless.rtl.mxu import Mxu
@@ -68,9 +69,11 @@ class TileTop(Block):
         m = Module()
         m.submodules.sequencer = sequencer = Sequencer(self.tile)
         m.submodules.load = load = Load(self.tile)
-        m.submodules.store = store = Store(self.tile)
+        store, vector = Store(self.tile), Vector(self.shared)
         m.submodules.mxu = mxu = Mxu(self.shared)
-        m.submodules.vector = vector = Vector(self.shared)
+        for name, unit in (("store", store), ("vector", vector)):
+            gated(m, name, lingering(m, unit.go | ~unit.idle, 4, name))
+            m.submodules[name] = DomainRenamer(name)(unit)
         self._control(m, sequencer, {Name.LOAD: load, Name.STORE: store, Name.MXU: mxu, Name.VPU: vector})
         self._vector_buffer(m, sequencer, load, store, vector)
         self._activations(m, load, store, mxu, vector)

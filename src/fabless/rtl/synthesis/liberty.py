@@ -239,9 +239,10 @@ def _scaled(text: str) -> float:
 
 def _cell(group: Group, units: _Units) -> Cell:
     pins = {}
+    grounds = frozenset(g.arguments[0] for g in group.of("pg_pin") if g.attributes.get("pg_type", "").endswith("_ground"))
     for g in [*group.of("pin"), *(p for b in group.of("bus") for p in b.of("pin"))]:
         for name in g.arguments:
-            pins[name] = _pin(name, g, units)
+            pins[name] = _pin(name, g, units, grounds)
     ff = next(group.of("ff"), None)
     flop = None
     if ff is not None:
@@ -261,7 +262,8 @@ def _leakage(group: Group) -> float:
     return sum(sum(values) / len(values) for values in rails.values())
 
 
-def _pin(name: str, g: Group, units: _Units) -> Pin:
+def _pin(name: str, g: Group, units: _Units, grounds: frozenset[str]) -> Pin:
+    """Read a pin. Internal energy on a ground rail is left out where supply rails have theirs: the same charge, on its way out."""
     a = g.attributes
     arcs = tuple(
         Arc(
@@ -274,7 +276,9 @@ def _pin(name: str, g: Group, units: _Units) -> Pin:
         for related in t.attributes.get("related_pin", "").split()
     )
     internals = []
-    for p in g.of("internal_power"):
+    groups = list(g.of("internal_power"))
+    supplied = [p for p in groups if p.attributes.get("related_pg_pin", "") not in grounds]
+    for p in supplied or groups:
         tables = {x.kind: _lookup(x, units, units.energy_j) for x in p.groups if "values" in x.lists}
         both = tables.get("power")
         for related in p.attributes.get("related_pin", "").split() or [""]:
