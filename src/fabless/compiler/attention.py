@@ -31,6 +31,7 @@ def attention(step: Step) -> int:
     from fabless.compiler.step import ahead
 
     e = step.e
+    loaded = ahead(step, "o", "rotary", most=1) if not step.layout.decoder.qk_norm else 0  # else the norms of q and k come first
     e.label("rotary")
     e.wait("vpu", "c_ready")
     source = _source(step)
@@ -44,7 +45,8 @@ def attention(step: Step) -> int:
         e.wait("vpu", "c_ready")
     _rotated(step, source, "q")
     _quantised_q(step)
-    loaded = ahead(step, "o", "rotary", most=1)
+    if step.layout.decoder.qk_norm:
+        loaded = ahead(step, "o", "rotary", most=1)
     if source[0] == "v":
         e.label("kv_store")
         _store(step)

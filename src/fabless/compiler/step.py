@@ -334,7 +334,7 @@ def project(
     if whole:
         e.set("cq")
 
-    def column(*, load: bool) -> None:
+    def column(*, load: bool, following: bool) -> None:
         if not whole:
             e.wait("mxu", "c_free")
         k0 = 0
@@ -346,6 +346,8 @@ def project(
               a_reg=e.x(offset) if offset else 0, a_stride=m.blocks, c=c0, c_reg=e.x("cq" if whole else "ct"), c_stride=c_stride,
               clear=int(part == 0))  # fmt: skip
             taken(step)
+            if following:
+                _piece(step, name, part)
             k0 += k
         if whole:
             e.add("cq", m.n)
@@ -359,11 +361,12 @@ def project(
 
     if counter:
         with e.loop(counter=counter):
-            column(load=True)
+            column(load=True, following=False)
     else:
-        for first, last in pairwise(sorted({0, loaded, early, m.n_tiles})):
+        left = m.n_tiles - loaded  # behind each of these columns, the one `loaded` further on is asked for
+        for first, last in pairwise(sorted({0, left, early, m.n_tiles})):
             with e.loop(last - first):
-                column(load=first >= loaded)
+                column(load=not loaded, following=bool(loaded) and first < left)
             if last == early:
                 e.signal("mxu", "c_ready")
     if whole:
