@@ -100,7 +100,7 @@ def test_the_gap_on_real_layers_is_small():
             assert least <= simulated
             gaps[name, batch, tokens] = 1 - least / simulated
     assert median(gaps.values()) <= 0.05
-    assert max(gaps.values()) <= 0.12
+    assert max(gaps.values()) <= 0.15
 
 
 def test_a_bound_that_counts_a_word_too_many_is_caught():

@@ -46,8 +46,9 @@ _FILL = {
 }
 _SPAN_FILL = 5 * _VEC + 2 * _REDUCE + _FUNCTION + _VEC + _QUANT
 _SEQUENCE_FILL = 4 * _VEC + _FUNCTION
-#: The share of a vector op that runs beside nothing. Of the rotation it is what queries take at least: there are no more heads of keys than of queries.
-_SERIAL = {"norm": 1.0, "rotary": 0.5}
+#: The share of a vector op that runs beside nothing. A norm of many rows is taken in halves, of which the mesh starts with one; of the rotation it is
+#: what a set of queries takes at least.
+_SERIAL = {"norm": 0.5, "rotary": 0.0}
 #: A lane operation count from which an activation has a sigmoid in it.
 _SIGMOID_OPS = 5
 #: Pieces of weights that the weight buffer holds: one multiplies, one loads.
