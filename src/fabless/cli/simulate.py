@@ -13,8 +13,10 @@ from fabless.core.errors import InputError
 from fabless.core.units import si
 
 if TYPE_CHECKING:
+    from fabless.program.tile import Tile
     from fabless.sim.trace import Trace
 
+_FORMAT = "int8_block32"
 Json = Annotated[bool, Parameter(name="--json", negative="")]
 
 
@@ -50,7 +52,9 @@ def simulate(
     from fabless.compiler.driver import compile as compile_model
     from fabless.compiler.launch import Segment
     from fabless.compiler.partition import PAGE_KEYS, Shape
+    from fabless.model.counted import counted as counted_model
     from fabless.model.weights import open_weights
+    from fabless.sim.bound import bound
     from fabless.sim.cycles import simulate as run
 
     for option, value, least in (("--batch", batch, 1), ("--tokens", tokens, 1), ("--position", position, 0)):
@@ -68,6 +72,8 @@ def simulate(
     began = monotonic()
     trace = run(program, tile, parameters, answers)
     host_s = monotonic() - began
+    least = bound(counted_model(decoder), tile, answers, batch=batch, tokens=tokens, position=position, weights=_FORMAT, head=_FORMAT)
+    roofline = roofline_cycles(least, tile)
     if perfetto is not None:
         from fabless.core.files import write_text
         from fabless.sim.timeline import perfetto_text, timeline
@@ -76,10 +82,15 @@ def simulate(
     if json:
         say_json({"model": decoder.name, "chip": name, "batch": batch, "tokens": tokens, "position": position, "memory": answers,
                   "cycles": int(trace.cycles), "units": dict(trace.units), "stalls": dict(trace.stalls), "counters": counted(trace), "banks": trace.banks,
+                  "estimated_cycles": least.cycles, "estimate_below_ratio": 1 - least.cycles / trace.cycles, "roofline_cycles": roofline,
+                  "utilisation_ratio": roofline / trace.cycles,
                   "ops": [_op(trace, i) for i in range(len(trace.events))], "host_s": host_s})  # fmt: skip
         return
     say(
         f"{decoder.name} on one tile of '{name}': {batch} x {tokens} tokens at position {position}: {int(trace.cycles):,} cycles, cycle fidelity"
+    )
+    say(
+        f"estimate {least.cycles:,.0f} cycles, {1 - least.cycles / trace.cycles:.1%} below; {roofline / trace.cycles:.1%} of the bound by compute or memory"
     )
     stalls = dict(trace.stalls)
     say_table(("queue", "busy", "of all", "waits for a semaphore", "waits for memory", "finds a queue full"), [
@@ -94,8 +105,18 @@ def simulate(
     if ops:
         say()
         say_ops(trace)
+        say()
+        say("the estimate, op by op (its total overlaps what may overlap):")
+        say_table(("op", "times", "matrix", "vector", "memory", "alone", "bound"), [
+            (e.name, f"{e.count:,}", *(f"{n:,.0f}" for n in (e.compute_cycles, e.vector_cycles, e.memory_cycles, e.cycles)), e.bound) for e in least.events
+        ], right=(1, 2, 3, 4, 5))  # fmt: skip
     if perfetto is not None:
         say(f"{perfetto}: open it at ui.perfetto.dev")
+
+
+def roofline_cycles(least: Trace, tile: Tile) -> float:
+    """Return the bound by compute or memory: all multiply-accumulates at the full rate, or all bytes over the port, whichever takes longer."""
+    return max(least.counters.total_macs / (32 * tile.rows), least.counters.dram_bytes / tile.memory_bytes_per_cycle)
 
 
 def counted(trace: Trace) -> dict[str, float]:

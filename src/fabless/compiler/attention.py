@@ -31,6 +31,7 @@ def attention(step: Step) -> int:
     from fabless.compiler.step import ahead
 
     e = step.e
+    loaded = ahead(step, "o", "rotary", most=1) if not step.layout.decoder.qk_norm else 0  # else the norms of q and k come first
     e.label("rotary")
     e.wait("vpu", "c_ready")
     source = _source(step)
@@ -42,9 +43,11 @@ def attention(step: Step) -> int:
         _store(step)
         e.label("rotary.q")
         e.wait("vpu", "c_ready")
-    _rotated(step, source, "q")
-    _quantised_q(step)
-    loaded = ahead(step, "o", "rotary", most=1)
+    for h in _query_sets(step):
+        _rotated(step, source, "q", sets=(h, len(_query_sets(step))))
+        _quantised_q(step, h)
+    if step.layout.decoder.qk_norm:
+        loaded = ahead(step, "o", "rotary", most=1)
     if source[0] == "v":
         e.label("kv_store")
         _store(step)
@@ -103,13 +106,21 @@ def _columns(step: Step, first: int, count: int, width: int, row: int) -> list[t
     return [(h, first + h * width, step.shape.rows, row // BLOCK) for h in range(count)]
 
 
-def _rotated(step: Step, source: tuple[str, int, int], name: str) -> None:
-    """Write the rotated heads of q or k to V "heads" `[head][row][H]`."""
+def _query_sets(step: Step) -> range:
+    """Return the first KV head of each set of queries that is given to the mesh by itself: many rows of one sequence start set by set."""
+    n = step.layout.share.n_kv_heads
+    apart = step.shape.segments == 1 and step.shape.rows > 1 and not step.layout.decoder.qk_norm
+    return range(0, n, step.heads if apart else n)
+
+
+def _rotated(step: Step, source: tuple[str, int, int], name: str, sets: tuple[int, int] = (0, 1)) -> None:
+    """Write the rotated heads of q or k to V "heads" `[head][row][H]`; of q the set from KV head sets[0] on, one of sets[1]."""
     e, s, d, v = step.e, step.layout.share, step.layout.decoder, step.places.v
     space, first, row = source
     rows, head = step.shape.rows, s.head
     before, count = (0, s.n_heads) if name == "q" else (s.n_heads, s.n_kv_heads)
     first += s.n_kv_heads * (head + s.value) if name == "q" else 0
+    before, first, count = before + sets[0] * s.group, first + sets[0] * s.group * head, count // sets[1]
     if d.qk_norm:
         _head_norm(step, (space, first, row), name, before, count)
     for h, at, n, stride in _columns(step, first, count, head, row):
@@ -121,14 +132,15 @@ def _rotated(step: Step, source: tuple[str, int, int], name: str) -> None:
         e("rotate", rows=n, len=d.d_head, dst=out, dst_stride=head // BLOCK, **place, **turn)
 
 
-def _quantised_q(step: Step) -> None:
-    """Write the queries in int8 to A "q"."""
+def _quantised_q(step: Step, h: int) -> None:
+    """Write the queries of the set from KV head h on in int8 to A "q"."""
     from fabless.compiler.step import quantised
 
     e, s, v = step.e, step.layout.share, step.places.v
     rows, head = step.shape.rows, s.head
-    for at in range(0, s.n_heads * rows, _MAX_ROWS):
-        n = min(_MAX_ROWS, s.n_heads * rows - at)
+    begin, end = h * s.group * rows, (h + _query_sets(step).step) * s.group * rows
+    for at in range(begin, end, _MAX_ROWS):
+        n = min(_MAX_ROWS, end - at)
         source: Operands = {"a": v["heads"] + at * head, "a_stride": head // BLOCK, "pre": "mul", **step.constant("query_scale")}
         quantised(step, "q", source, rows=n, length=step.layout.decoder.d_head, offset=at * s.head_blocks, dst_stride=s.head_blocks)
     e.signal("vpu", "a_ready")
@@ -238,6 +250,23 @@ def _segment(step: Step, *, last: bool) -> None:
             _begin(step, following)
             _first_pass(step, following)
         _finish(step, h)
+        if _mixed_by_set(step):
+            _quantised_mixed(step, h)
+
+
+def _mixed_by_set(step: Step) -> bool:
+    """Tell whether mixed values are quantised set by set: those of one sequence, on one tile, in whole blocks of unpadded heads."""
+    s, d = step.layout.share, step.layout.decoder
+    return step.shape.segments == 1 and s.n_tiles == 1 and s.head == d.d_head and step.heads * s.group * d.d_head % BLOCK == 0
+
+
+def _quantised_mixed(step: Step, h: int) -> None:
+    from fabless.compiler.step import quantised
+
+    s, blocks = step.layout.share, step.layout.matrices["o"].blocks
+    own: Operands = {"a": step.places.v["mixed"] + h * s.group * s.head, "a_stride": s.n_heads * s.head // BLOCK}
+    length, offset = step.heads * s.group * s.head, h * s.group * s.head // BLOCK
+    quantised(step, "mixed", own, rows=step.shape.rows, length=length, offset=offset, dst_stride=blocks)
 
 
 def _first_pass(step: Step, h: int) -> None:
@@ -366,6 +395,8 @@ def _page_taken(step: Step) -> None:
 def _first(step: Step, h: int, later: int = 0) -> None:
     """Multiply the queries of the heads from h on with the first page of keys, into a place of its own; of this segment or one `later`."""
     e = step.e
+    if h and len(_query_sets(step)) > 1:
+        e.wait("mxu", "a_ready")
     e.set("t1", later * step.layout.spans, of="ks", times=step.layout.spans)
     e.param("t1", step.at("pages"), plus="t1")
     e.set("t1", of="t1", times=step.layout.pages.bytes, plus="kv")
@@ -498,7 +529,8 @@ def _gathered(step: Step) -> None:
         start, stride = v["dense"], up(length, step.layout.tile.vector_align)
         _packed(step, length, stride)
     own = s.index * ceil(length, BLOCK) if s.n_tiles > 1 else 0
-    quantised(step, "mixed", {"a": start, "a_stride": stride // BLOCK}, rows=rows, length=length, offset=own, dst_stride=blocks)
+    if not _mixed_by_set(step):
+        quantised(step, "mixed", {"a": start, "a_stride": stride // BLOCK}, rows=rows, length=length, offset=own, dst_stride=blocks)
     if s.n_tiles == 1:
         e.signal("vpu", "a_ready")
     else:

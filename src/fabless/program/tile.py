@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 #: Elements of one activation or weight block: the length of an integer dot product. Architectural, the same on every tile.
 BLOCK = 32
+#: Keys of one page of the cache, and of one span of the softmax sum (docs/decisions/integer-forward-pass.md).
+SPAN_KEYS = 128
 ROWS = (4, 8, 16, 32, 64, 128)
 VECTOR_LANES = (4, 8, 16, 32, 64)
 MEMORY_WIDTHS = (16, 32, 64, 128, 256)
@@ -131,7 +133,7 @@ class Tile:
         if weight_words < _FEW_WORDS:  # many rows, little memory: what a page of keys needs comes first
             weight_words = min(_FEW_WORDS, capacity * 5 // 8 // word)
         rest = capacity - max(capacity // 2, weight_words * word)
-        width = next((w for w in MEMORY_WIDTHS if w >= _CARRIED * share), MEMORY_WIDTHS[-1])
+        width = memory_width(share)
         tile = {
             "weight_words": weight_words,
             "activation_words": _power_of_two(rest // 4 // 34),
@@ -160,6 +162,11 @@ class Tile:
 def _read_queue(latency_cycles: float, beats_per_cycle: float) -> int:
     needed = (latency_cycles + 2) * min(1.0, beats_per_cycle)
     return next((n for n in READ_QUEUES if n >= needed), READ_QUEUES[-1])
+
+
+def memory_width(share_bytes: float) -> int:
+    """Return the port's bytes a cycle for a tile's share of bandwidth, in bytes a cycle."""
+    return next((w for w in MEMORY_WIDTHS if w >= _CARRIED * share_bytes), MEMORY_WIDTHS[-1])
 
 
 def _power_of_two(value: int) -> int:
