@@ -126,7 +126,7 @@ def compile_verilog(verilog: str, harness: str, *, top: str, defines: Mapping[st
         jobs = str(min(4, os.cpu_count() or 1))
         _run(
             ["make", "-j", jobs, "-C", "obj", "-f", f"V{top}.mk", "CFG_CXXFLAGS_PCH_I=-include", f"OPT_FAST={optimise}", "OPT_SLOW=-O0",
-             "OPT_GLOBAL=-O0"],  # the library's own files: what runs every cycle stands in its headers
+             "OPT_GLOBAL=-O1"],  # the library's own files: what runs every cycle stands in its headers
             directory, environment,
         )  # fmt: skip
         built = target.with_suffix(f".{os.getpid()}")
