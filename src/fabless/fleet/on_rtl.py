@@ -60,14 +60,14 @@ class RtlSession(Session):
         layout = self.compiled.layouts[0]
         if self.simulation is None:
             self.simulation = Simulation(
-                program, layout.memory_bytes, memory_model=self.memory_model.numbers, optimise=FAST if program.tile.rows > 4 else QUICK
+                [program], [layout.memory_bytes], memory_model=self.memory_model.numbers, optimise=FAST if program.tile.rows > 4 else QUICK
             )
-            self.simulation.memory[:] = self.memories[0]
+            self.simulation.memories[0][:] = self.memories[0]
             if not self.check:
-                self.memories[0] = self.simulation.memory
-        if self.simulation.program is not program:
-            self.simulation.load(program)
-        self.cycles.append(self.simulation.launch(words))
+                self.memories[0] = self.simulation.memories[0]
+        if self.simulation.programs[0] is not program:
+            self.simulation.load([program])
+        self.cycles.append(self.simulation.launch([words])[0])
         expected = time(program, None, words, self.memory_model).cycles
         if expected != self.cycles[-1]:
             raise FablessError(
@@ -75,7 +75,7 @@ class RtlSession(Session):
             )
         if self.check:
             super().step(shape, segments, logits=logits)
-            different = np.flatnonzero(self.memories[0] != self.simulation.memory)
+            different = np.flatnonzero(self.memories[0] != self.simulation.memories[0])
             if len(different):
                 raise FablessError(
                     f"launch {len(self.cycles)}: the RTL and the machine differ in {len(different)} bytes, first at {different[0]}; report this"
@@ -83,7 +83,7 @@ class RtlSession(Session):
         if not logits:
             return np.zeros((0, self.decoder.n_vocab), np.float32)
         buffer = next(b for b in layout.buffers if b.name == "logits")
-        whole: NDArray[np.float32] = self.simulation.memory[buffer.address : buffer.end].view(np.float32).reshape(buffer.shape)
+        whole: NDArray[np.float32] = self.simulation.memories[0][buffer.address : buffer.end].view(np.float32).reshape(buffer.shape)
         return np.array(whole[: len(segments), : self.decoder.n_vocab])
 
 

@@ -4,16 +4,23 @@
 # ruff: noqa: ANN001, ANN201, PLR0912, PLR0915  numba kernels: types are inferred; one branch an instruction
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numba import njit
 
 from fabless.program.isa import BY_MNEMONIC, LATENCY, LOOP_DEPTH, N_REGISTERS, N_SEMAPHORES, SEMAPHORE_MAX, Queue
+from fabless.sim import cycles_link as net
 from fabless.sim.machine_words import column, native, wrap
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 HALT, LOOP, END, MADD, PARAM, READ, SYNC, LOAD, STORE = (
     BY_MNEMONIC[n].code for n in ("halt", "loop", "end", "madd", "param", "read", "sync", "load", "store")
 )
-CTRL, N_QUEUES = int(Queue.CTRL), len(Queue)
+CTRL, NET, N_QUEUES = int(Queue.CTRL), int(Queue.NET), len(Queue)
+SEND, RECV, SEND_FILL, RECV_FILL = net.SEND, net.RECV, net.SEND_FILL, net.RECV_FILL
 LATENCY_MADD, LATENCY_PARAM, LATENCY_READ = LATENCY["MADD"], LATENCY["PARAM"], LATENCY["READ"]
 LOAD_FILL, STORE_FILL = LATENCY["LOAD_FILL"], LATENCY["STORE_FILL"]
 LOOP_COUNT, LOOP_COUNT_REG, LOOP_LENGTH = (column("loop", n) for n in ("count", "count_reg", "length"))
@@ -24,8 +31,20 @@ ADDRESS, ADDRESS_REG, STRIDE, ROWS = (column("load", n) for n in ("address", "ad
 #: Columns of the table that `sim.cycles` makes for each instruction: queue, cycles of the unit, and of a transfer the bytes of a row and of a step.
 S_QUEUE, S_CYCLES, S_ROW_BYTES, S_CHUNK = range(4)
 #: Why a queue's unit did not work: columns of the account, by queue.
-BUSY, SEMAPHORE, MEMORY, FULL = range(4)
-BAD_PC, BAD_LOOP, BAD_PARAMETER, BAD_WAIT, TOO_MANY = range(-1, -6, -1)
+BUSY, SEMAPHORE, MEMORY, FULL, LINK = range(5)
+BAD_PC, BAD_LOOP, BAD_PARAMETER, BAD_WAIT, TOO_MANY, WAITING = range(-1, -7, -1)
+#: Where a pass stands: nesting, pc, cycle, instructions, reads.
+CONTROL_WORDS = 5
+
+
+def fresh(depth: int, room: int) -> tuple[NDArray[np.int64], ...]:
+    """Return what the pass over a launch keeps, at its beginning: control, registers, loops, queues, semaphores, read queue, net unit."""
+    words, ring = np.int64, (N_SEMAPHORES, SEMAPHORE_MAX + 1)
+    return (
+        np.zeros(CONTROL_WORDS, words), np.zeros(N_REGISTERS, words), np.zeros((2, LOOP_DEPTH), words), np.zeros((2, N_QUEUES), words),
+        np.zeros((N_QUEUES, depth), words), np.zeros((2, *ring), words), np.zeros((2, N_SEMAPHORES), words), np.zeros(room, words),
+        np.full(net.NET_WORDS, -1, words),
+    )  # fmt: skip
 
 
 @native
@@ -94,21 +113,23 @@ def store_end(start, address, stride, rows, row_bytes, chunk, width, model):
     return step + STORE_FILL, steps + STORE_FILL
 
 
-@njit(cache=True, error_model="numpy")
-def simulate(table, static, parameters, reads, depth, room, width, model, limit, account, pcs, starts, ends):
-    """Return (cycles, instructions) or (error, pc). Fills `account [queue, cause]` and, as far as they reach, `pcs`, `starts`, `ends`.
+@native
+def keep(control, nesting, pc, t, n, n_reads):
+    """Keep where a pass stands."""
+    control[0], control[1], control[2], control[3], control[4] = nesting, pc, t, n, n_reads
 
+
+@njit(cache=True, error_model="numpy")
+def simulate(table, static, parameters, reads, depth, width, model, limit, account, pcs, starts, ends, kept, link_in, link_out, latency):
+    """Return (cycles, instructions), (error, pc), or (WAITING, pc) where another tile must be looked at first: then call again.
+
+    Fills `account [queue, cause]` and, as far as they reach, `pcs`, `starts`, `ends`. `kept`: see `fresh`. Links: see `sim.cycles_link`.
     Dependencies of an instruction stand before it in program order (every signal before its wait), so that one pass knows every time it needs.
     """
-    registers = np.zeros(N_REGISTERS, np.int64)
-    loop_first, loop_left = np.zeros(LOOP_DEPTH, np.int64), np.zeros(LOOP_DEPTH, np.int64)
-    free, pushed = np.zeros(N_QUEUES, np.int64), np.zeros(N_QUEUES, np.int64)
-    left_at = np.zeros((N_QUEUES, depth), np.int64)
-    ring = SEMAPHORE_MAX + 1
-    given, taken = np.zeros((N_SEMAPHORES, ring), np.int64), np.zeros((N_SEMAPHORES, ring), np.int64)
-    n_given, n_taken = np.zeros(N_SEMAPHORES, np.int64), np.zeros(N_SEMAPHORES, np.int64)
-    popped = np.zeros(room, np.int64)
-    nesting, pc, t, n, n_reads = 0, 0, 0, 0, 0
+    control, registers, loops, queues, left_at, tokens, counts, popped, unit = kept
+    loop_first, loop_left, free, pushed, given, taken = loops[0], loops[1], queues[0], queues[1], tokens[0], tokens[1]
+    n_given, n_taken, ring, link_account = counts[0], counts[1], SEMAPHORE_MAX + 1, account[NET, BUSY :: LINK - BUSY]
+    nesting, pc, t, n, n_reads = control[0], control[1], control[2], control[3], control[4]
     while True:
         if pc < 0 or pc >= len(table):
             return BAD_PC, pc
@@ -119,6 +140,10 @@ def simulate(table, static, parameters, reads, depth, room, width, model, limit,
         following = pc + 1
         start, end = t, t + 1
         if op == HALT:
+            if unit[net.SEND_LEFT] >= 0 and not net.advance_send(unit, link_out, latency, link_account, ends):
+                keep(control, nesting, pc, t, n, n_reads)
+                return WAITING, pc
+            free[NET] = max(free[NET], unit[net.SEND_END], unit[net.RECV_END])
             for q in range(N_QUEUES):
                 end = max(end, free[q] + 1)
             if n < len(pcs):
@@ -167,6 +192,16 @@ def simulate(table, static, parameters, reads, depth, room, width, model, limit,
                 account[CTRL, FULL] += push - t
                 t = push
                 start = max(push + 1, free[queue])
+            if queue == NET:
+                # All but a `recv` that writes elsewhere waits until the running `send` is over.
+                alone = op != RECV or (unit[net.RECV_LEFT] < 0 and net.waits_for_send(unit, word, registers))
+                if alone and unit[net.SEND_LEFT] >= 0 and not net.advance_send(unit, link_out, latency, link_account, ends):
+                    keep(control, nesting, pc, t, n, n_reads)
+                    return WAITING, pc
+                if alone:
+                    start = max(start, unit[net.SEND_END])
+                if op == SYNC:
+                    start = max(start, unit[net.RECV_END])
             if op == SYNC:
                 at = start
                 for s in range(N_SEMAPHORES):
@@ -195,6 +230,18 @@ def simulate(table, static, parameters, reads, depth, room, width, model, limit,
                     end, ideal = store_end(start, address, word[STRIDE], word[ROWS], row_bytes, chunk, width, model)
                 account[queue, MEMORY] += end - start - ideal
                 account[queue, BUSY] -= end - start - ideal
+            elif op == SEND:
+                start = net.send(unit, word, registers, start, static[pc, S_CYCLES] - SEND_FILL, n)
+                end = start + 1  # of the next instruction; its own follows from the link
+                account[queue, BUSY] -= 1
+            elif op == RECV:
+                if unit[net.RECV_LEFT] < 0:
+                    net.recv(unit, start, static[pc, S_CYCLES] - RECV_FILL, link_account)
+                if not net.both(unit, link_in, link_out, latency, link_account, ends):
+                    keep(control, nesting, pc, t, n, n_reads)
+                    return WAITING, pc
+                start, end = unit[net.RECV_START], net.end_recv(unit, link_account)
+                account[queue, BUSY] -= end - start
             else:
                 end = start + static[pc, S_CYCLES]
             if queue != CTRL:

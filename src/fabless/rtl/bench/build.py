@@ -77,13 +77,12 @@ def cache_directory() -> Path:
 
 
 def build(tile: Tile, *, optimise: str = QUICK) -> Path:
-    """Return the executable that simulates a tile, built if it is not kept already."""
+    """Return the executable that simulates a ring of a tile, of any length; built if it is not kept already."""
     require_tools()
     from fabless.rtl.emit import tile_verilog
 
-    return compile_verilog(
-        tile_verilog(tile), HARNESS.read_text(), top="fl_tile", defines={"FL_WIDTH": tile.memory_bytes_per_cycle}, optimise=optimise
-    )
+    defines = {"FL_WIDTH": tile.memory_bytes_per_cycle, "FL_LINK": tile.link_bytes_per_cycle}
+    return compile_verilog(tile_verilog(tile), HARNESS.read_text(), top="fl_tile", defines=defines, optimise=optimise)
 
 
 def compile_verilog(verilog: str, harness: str, *, top: str, defines: Mapping[str, int | str], optimise: str) -> Path:
