@@ -17,11 +17,23 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def test_the_embedded_model_writes_on_the_tiny_tile_what_the_machine_writes():
+@pytest.mark.parametrize("format", ["int8_block32", "nvfp4"])
+def test_the_embedded_model_writes_on_the_tiny_tile_what_the_machine_writes(format):
     weights = open_weights("tinyshakes")
     tokenizer = open_tokenizer(weights)
     ids = tokenizer.encode("ROMEO:\n")
-    with open_rtl_session(weights, TINY, memory_model=MemoryModel(20, 3, 4), check=True, context_tokens=64) as session:
+    options = {"context_tokens": 64, "format": format}
+    with open_rtl_session(weights, TINY, memory_model=MemoryModel(20, 3, 4), check=True, **options) as session:
+        written = list(session.generate(ids, 3))
+    assert written == list(open_session(weights, TINY, **options).generate(ids, 3))
+    assert len(session.cycles) >= 3
+
+
+@pytest.mark.parametrize(("n_tiles", "partition"), [(2, "tensor"), (3, "tensor"), (2, "pipeline")])
+def test_a_ring_writes_the_same_text_with_every_tile_in_the_simulators_cycles(n_tiles, partition):
+    weights = open_weights("tinyshakes")
+    ids = open_tokenizer(weights).encode("ROMEO:\n")
+    options = {"n_tiles": n_tiles, "partition": partition, "context_tokens": 64}
+    with open_rtl_session(weights, TINY, memory_model=MemoryModel(20, 3, 4), link_latency_cycles=3, check=True, **options) as session:
         written = list(session.generate(ids, 3))
     assert written == list(open_session(weights, TINY, context_tokens=64).generate(ids, 3))
-    assert len(session.cycles) >= 3

@@ -28,18 +28,21 @@ def decoder():
 @pytest.mark.parametrize("words", [1, 2, 9, 36, 60, 61])
 @pytest.mark.parametrize("blocks", [1, 18, 48])
 @pytest.mark.parametrize("slot", [16, 100, 512])
-def test_the_chosen_tiling_is_the_fastest_of_all(words, blocks, slot):
+@pytest.mark.parametrize(("formats", "per_block"), [(INT8, 1), (("e2m1_split", "e4m3_half"), 2)], ids=["blocks of 32", "blocks of 16"])
+def test_the_chosen_tiling_is_the_fastest_of_all(words, blocks, slot, formats, per_block):
     """Brute force over n and every number of equal parts."""
-    m = choose("m", words, blocks, DEMO, slot_words=slot, column_words=256, granule=1, exact=False, formats=INT8)
+    m = choose("m", words, blocks, DEMO, slot_words=slot, column_words=256, granule=1, exact=False, formats=formats)
     assert m.n * m.n_tiles >= words
     assert m.blocks == blocks
-    assert max(m.parts) * m.n <= slot
+    assert max(m.depths) * m.n <= slot
     best = min(
-        cycles(n, -(-words // n), (k,) * (blocks // k) + ((blocks % k,) if blocks % k else ()), 1)
-        for n in range(1, min(256, slot, words) + 1)
-        for k in range(1, min(blocks, slot // n) + 1)
+        cycles(n, -(-words // n), (k * per_block,) * (blocks // k) + ((blocks % k * per_block,) if blocks % k else ()), 1)
+        for n in range(1, min(256, slot // per_block, words) + 1)
+        for k in range(1, min(blocks, slot // n // per_block) + 1)
     )
-    assert cycles(m.n, m.n_tiles, m.parts, 1) == best
+    assert cycles(m.n, m.n_tiles, m.depths, 1) == best
+    bits = m.blocks * 32 * m.n_tiles * m.outputs * 8 // per_block + m.blocks * per_block * m.n_tiles * m.outputs * 16 // per_block
+    assert bits / 8 <= m.bytes <= bits / 8 + 64 * m.n_tiles * len(m.parts)
 
 
 @pytest.mark.parametrize("suffix", [".s", ".words"])
@@ -95,7 +98,27 @@ def test_the_timeline_keeps_every_queue_in_order_and_nothing_beats_its_port(deco
 
 
 REFUSALS = [
-    ("llama", {"format": "nvfp4"}, UnsupportedError, "weights in nvfp4 are not compiled; known: int8_block32"),
+    ("llama", {"format": "fp8_e4m3"}, UnsupportedError, "weights in fp8_e4m3 are not compiled; known: int8_block32"),
+    ("llama", {"head_format": "bf16"}, UnsupportedError, "weights in bf16 are not compiled; known: int8_block32"),
+    ("llama", {"partition": "pipline"}, InputError, "no partition 'pipline'; did you mean 'pipeline'"),
+    (
+        "llama",
+        {"partition": "expert", "n_tiles": 2},
+        UnsupportedError,
+        "llama: has no experts to spread over tiles; use the partition tensor",
+    ),
+    (
+        "llama",
+        {"partition": "pipeline", "n_tiles": 3},
+        InfeasibleError,
+        "2 layers for 3 tiles leave tile 2 without any; use at most 2 tiles",
+    ),
+    (
+        "mixtral",
+        {"partition": "expert", "n_tiles": 5},
+        InfeasibleError,
+        "4 experts for 5 tiles leave tile 4 without any; use at most 4 tiles",
+    ),
     ("llama", {"skip": ("fuze",)}, InputError, "no pass 'fuze'; did you mean 'fuse'"),
     ("llama", {"context_tokens": 10**6}, InputError, "a context of 1000000 tokens; the model has 1 to 128"),
     ("llama", {"tile": replace(DEMO, memory_bytes=1 << 16)}, InfeasibleError, "of memory .* it has .*; use more tiles, a shorter context"),

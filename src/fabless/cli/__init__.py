@@ -41,7 +41,7 @@ for _path, _name, _group, _help in (
     ("fabless.cli.execute:run", "run", _TRUTH, "Write text with a real model on the chip, bit for bit."),
     ("fabless.cli.execute:compile", "compile", _TRUTH, "Compile a model for a chip."),
     ("fabless.cli.execute:quality", "quality", _TRUTH, "Say how much text quality number formats cost."),
-    ("fabless.cli.execute:trace", "trace", _TRUTH, "Look inside one launch of a program."),
+    ("fabless.cli.trace:trace", "trace", _TRUTH, "Look inside one launch of a program."),
     ("fabless.cli.execute:asm", "asm", _TRUTH, "Assemble a program and prove it legal."),
     ("fabless.cli.execute:disasm", "disasm", _TRUTH, "Print a program as assembly."),
     ("fabless.cli.hardware:rtl", "rtl", _TRUTH, "Emit a chip as Verilog, or let its RTL write text."),

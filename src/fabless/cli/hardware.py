@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -24,6 +25,7 @@ def rtl(
     out: Path | None = None,
     run: str | None = None,
     prompt: Annotated[str, Parameter(name=["--prompt", "-p"])] = "ROMEO:\n",
+    raw: bool = False,
     max_tokens: int = 16,
     latency_cycles: int | None = None,
     check: bool = False,
@@ -37,6 +39,7 @@ def rtl(
         run: a model that the RTL runs in Verilator: tinyshakes, smollm2-135m, a GGUF file, a Hugging Face directory. Cycles are held against the
             cycle simulator at every launch.
         prompt: what the model continues.
+        raw: give the prompt as it is, not as a turn of a conversation.
         max_tokens: tokens to write at most.
         latency_cycles: cycles until memory answers; the chip's DRAM latency when not given.
         check: hold every byte of memory against the bit-exact machine after every launch.
@@ -44,7 +47,7 @@ def rtl(
     """
     name, tile, memory = described(chip, latency_cycles)
     if run is not None:
-        _run(name, tile, memory, model=run, prompt=prompt, max_tokens=max_tokens, check=check, json=json)
+        _run(name, tile, memory, model=run, prompt=prompt, raw=raw, max_tokens=max_tokens, check=check, json=json)
     if out is None and run is not None:
         return
     from fabless.rtl.documents import write_documents
@@ -72,21 +75,37 @@ def described(chip: str, latency_cycles: int | None) -> tuple[str, Tile, MemoryM
     return description.name, tile, MemoryModel(latency_cycles or model.latency_cycles, model.beats, model.cycles)
 
 
-def _run(name: str, tile: Tile, memory: MemoryModel, *, model: str, prompt: str, max_tokens: int, check: bool, json: bool) -> None:
-    from fabless.cli.execute import prompt_ids
+def _run(
+    name: str, tile: Tile, memory: MemoryModel, *, model: str, prompt: str, raw: bool, max_tokens: int, check: bool, json: bool
+) -> None:
+    from fabless.cli.execute import clear, note, prompt_ids
     from fabless.fleet.on_rtl import open_rtl_session
     from fabless.model.tokenizer import open_tokenizer
     from fabless.model.weights import open_weights
 
     weights = open_weights(model)
     tokenizer = open_tokenizer(weights)
-    ids = prompt_ids(tokenizer, prompt, raw=False)
+    ids = prompt_ids(tokenizer, prompt, raw=raw)
     stream, text, tokens = tokenizer.stream(), [], []
-    with open_rtl_session(weights, tile, memory_model=memory, check=check, prompt_tokens=len(ids)) as session:
+
+    def show(piece: str) -> None:
+        text.append(piece)
+        if not json:
+            clear()
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+
+    def progress(launch: int, at: int, cycles: int) -> None:
+        note(f"launch {launch}: {si(at, 'cycles')} of {si(cycles, 'cycles')}")
+
+    with open_rtl_session(
+        weights, tile, memory_model=memory, check=check, prompt_tokens=len(ids), say=None if json else note, progress=progress
+    ) as session:
+        clear()
         for token in session.generate(ids, max_tokens, end_ids=tokenizer.end_ids):
             tokens.append(token)
-            text.append(stream.push(token))
-        text.append(stream.end())
+            show(stream.push(token))
+        show(stream.end())
         cycles, seconds, launches = sum(session.cycles), session.seconds, list(session.cycles)
     if json:
         say_json({
@@ -94,12 +113,12 @@ def _run(name: str, tile: Tile, memory: MemoryModel, *, model: str, prompt: str,
             "machine_checked": check, "chip": name, "model": weights.decoder.name, "host_s": seconds, "host_cycles_per_s": cycles / seconds,
         })  # fmt: skip
         return
-    say("".join(text))
+    say()
     say()
     say(
         f"written by the RTL of one tile of '{name}' in Verilator: {len(tokens)} tokens, {cycles:,} cycles, equal to the cycle simulator's"
         + (", memory equal to the machine's" if check else "")
-        + f" ({si(seconds, 's')} on this host, {si(cycles / seconds, 'cycles/s')})"
+        + f" ({si(seconds, 's')} of processor time, {si(cycles / seconds, 'cycles/s')})"
     )
 
 

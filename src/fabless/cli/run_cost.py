@@ -10,7 +10,7 @@ from fabless.compiler.expect import NOTHING, Expected, expect
 
 if TYPE_CHECKING:
     from fabless.chip.chip import Chip
-    from fabless.fleet.session import Session
+    from fabless.fleet.session import Launched, Session
     from fabless.program.tile import Tile
     from fabless.sim.dram import MemoryModel
 
@@ -45,19 +45,30 @@ def memory_model(chip: Chip, tile: Tile) -> MemoryModel:
     return MemoryModel(latency_cycles=latency, beats=max(1, rate.numerator), cycles=max(1, rate.denominator))
 
 
-def run_cost(session: Session, chip: Chip) -> RunCost:
-    """Return the cost of everything that a session has run. All tiles of the ring work alike; the rest of the chip idles."""
+def _launch(session: Session, launched: Launched, memory: MemoryModel) -> Expected:
+    """Return cycles of a launch and the events of all tiles: stages of a pipeline one after the other, else all tiles alike and at once."""
+    from fabless.sim.cycles import time
+
+    compiled, parameters = session.compiled, session.examples[launched]
+    programs = compiled.programs[launched.shape]
+    if compiled.layouts[0].part.partition != "pipeline":
+        one = replace(expect(programs[0], parameters), cycles=time(programs[0], None, parameters, memory).cycles)
+        rest = replace(one, cycles=0)
+        return sum((rest for _ in programs[1:]), one)
+    stages = (replace(expect(p, parameters), cycles=time(p, None, parameters, memory).cycles) for p in programs)
+    return sum(stages, NOTHING)
+
+
+def run_cost(session: Session, chip: Chip, *, n_chips: int = 1) -> RunCost:
+    """Return the cost of everything that a session has run on a ring over `n_chips`; the tiles that it leaves out idle."""
     from fabless.cost.price import FleetDemand, chip_cost, inputs_for, price
     from fabless.silicon.harden import average_power_w, harden
-    from fabless.sim.cycles import time
     from fabless.sim.trace import Counters
 
     total, decode, tokens = NOTHING, NOTHING, 0
     memory = memory_model(chip, session.compiled.tile)
     for launched, count in session.launches.items():
-        program, parameters = session.compiled.program(launched.shape), session.examples[launched]
-        timing = time(program, None, parameters, memory)
-        one = replace(expect(program, parameters), cycles=timing.cycles)
+        one = _launch(session, launched, memory)
         for _ in range(count):
             total = total + one
         if launched.shape.rows == 1 and launched.logits:
@@ -69,20 +80,21 @@ def run_cost(session: Session, chip: Chip) -> RunCost:
     silicon = harden(chip)
 
     def counters(e: Expected) -> Counters:
-        macs = (("int8", float(e.macs * n)),)
-        return Counters(macs, e.vector_ops * n, e.dram_bytes * n, 0.0, e.scratchpad_bytes * n, e.link_bytes * n)
+        """Return one chip's share of the events."""
+        macs, *rest = (x / n_chips for x in (e.macs, e.vector_ops, e.dram_bytes, e.scratchpad_bytes, e.link_bytes))
+        return Counters((("int8", macs),), rest[0], rest[1], 0.0, rest[2], rest[3])
 
     seconds, decode_s = total.cycles / chip.clock_hz, counted.cycles / chip.clock_hz
     power_w = average_power_w(silicon, counters(counted), decode_s).mid
     rate = max(1, tokens) / decode_s
     fleet = FleetDemand(
-        n_chips=1, average_w=power_w, provisioned_w=silicon.tdp_w, prefill_tokens_per_year=0.0, decode_tokens_per_year=rate * _YEAR_S,
+        n_chips=n_chips, average_w=power_w, provisioned_w=silicon.tdp_w, prefill_tokens_per_year=0.0, decode_tokens_per_year=rate * _YEAR_S,
         prefill_time_ratio=0.0,
     )  # fmt: skip
     inputs = inputs_for(chip)
     bill = price(fleet, chip_cost(silicon, chip, inputs), inputs)
     yearly = sum(line.usd_per_year.mid for line in bill.lines if line.group != "nre")
     return RunCost(
-        total.cycles, decode.cycles, tokens, seconds, total.macs / (total.cycles * tile.rows * 32),
-        average_power_w(silicon, counters(total), seconds).mid * seconds, rate, yearly / fleet.tokens_per_year * 1e6,
+        total.cycles, decode.cycles, tokens, seconds, total.macs / (total.cycles * tile.rows * 32 * n),
+        average_power_w(silicon, counters(total), seconds).mid * seconds * n_chips, rate, yearly / fleet.tokens_per_year * 1e6,
     )  # fmt: skip

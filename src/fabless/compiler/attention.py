@@ -33,30 +33,30 @@ def attention(step: Step) -> None:
 
 
 def _source(step: Step) -> tuple[str, int, int]:
-    """Return (space, first element, elements from row to row) of q, k, v, their bias added."""
-    from fabless.compiler.step import fed, feed, used
+    """Return (space, first element, elements from row to row) of q, k, v, their tensors' scales multiplied and their bias added."""
+    from fabless.compiler.step import fed, feed, tensor_scale, used
 
     e, layout, m = step.e, step.layout, step.layout.matrices["qkv"]
     total = m.n * m.n_tiles * m.rows
-    first = step.places.c["projection"] * m.rows
-    if not layout.decoder.qkv_bias:
-        return "c", first, total
-    v = step.places.v["qkv"]
-    feed(step, "qkv_bias")
-    e(
-        "vec",
-        pre="add",
-        rows=step.shape.rows,
-        len=total,
-        a_space="c",
-        a=first,
-        a_stride=total // BLOCK,
-        dst=v,
-        dst_stride=total // BLOCK,
-        **fed(step),
-    )
-    used(step)
-    return "v", v, total
+    space, first = "c", step.places.c["projection"] * m.rows
+    if m.split:
+        s, v, begin = layout.share, step.places.v["qkv"], 0
+        feed(step, "post_scales")
+        for tensor, n in (("q", s.n_heads * s.head), ("k", s.n_kv_heads * s.head), ("v", total)):
+            end = min(total, begin + n)  # v: with the padding
+            e("vec", pre="mul", rows=step.shape.rows, len=end - begin, a_space=space, a=first + begin, a_stride=total // BLOCK, dst=v + begin,
+              dst_stride=total // BLOCK, **tensor_scale(step, tensor))  # fmt: skip
+            begin = end
+        used(step)
+        space, first = "v", v
+    if layout.decoder.qkv_bias:
+        v = step.places.v["qkv"]
+        feed(step, "qkv_bias")
+        e("vec", pre="add", rows=step.shape.rows, len=total, a_space=space, a=first, a_stride=total // BLOCK, dst=v, dst_stride=total // BLOCK,
+          **fed(step))  # fmt: skip
+        used(step)
+        space, first = "v", v
+    return space, first, total
 
 
 def _kind(step: Step) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from fabless.compiler import launch
 from fabless.compiler.emitter import Emitter
-from fabless.compiler.partition import PAGE_KEYS, Shape, ceil
+from fabless.compiler.partition import PAGE_KEYS, Shape, ceil, part_of
 from fabless.compiler.place import Layout, Scratch, lay_out, scratch
 from fabless.compiler.step import Step, emit
 from fabless.core.errors import InfeasibleError, InputError, UnsupportedError, nearest
@@ -68,12 +68,16 @@ def compile(
     context_tokens: int | None = None,
     n_pages: int | None = None,
     n_tiles: int = 1,
+    partition: str = "tensor",
     format: str = "int8_block32",
+    head_format: str | None = None,
     skip: Iterable[str] = (),
 ) -> Compiled:
     """Compile a decoder for a ring of `n_tiles` tiles; weights are not needed (`pack.pack` writes them into memory).
 
+    `partition`: how the ring shares the model, one of `partition.PARTITIONS`.
     `shapes`: how many sequences and tokens a launch computes at once. `context_tokens`: the longest sequence (default: the model's).
+    `format`: of the weights, one of `tiles.STORED`; `head_format`: of the head and the token table (default: the same).
     `n_pages`: pages of 128 keys of the cache (default: one context). `skip`: names of `PASSES` to leave out.
     Raises `UnsupportedError` naming what is not compiled, `InfeasibleError` naming the buffer that is too small.
     """
@@ -87,7 +91,17 @@ def compile(
     pages = ceil(context, PAGE_KEYS) if n_pages is None else n_pages
     slots = 1 if "double_buffer" in skipped else 2
     layouts = tuple(
-        lay_out(decoder, tile, chosen, index=i, n_tiles=n_tiles, context_tokens=context, n_pages=pages, format=format, slots=slots)
+        lay_out(
+            decoder,
+            tile,
+            chosen,
+            part=part_of(decoder, partition, i, n_tiles),
+            context_tokens=context,
+            n_pages=pages,
+            format=format,
+            head_format=head_format or format,
+            slots=slots,
+        )
         for i in range(n_tiles)
     )
     programs = {shape: tuple(_program(layout, shape, skipped) for layout in layouts) for shape in chosen}
@@ -110,10 +124,9 @@ def _program(layout: Layout, shape: Shape, skipped: frozenset[str]) -> Program:
             f"{layout.decoder.name}: {len(e.items):,} instructions, program memory holds {layout.tile.instruction_words:,}; "
             f"enlarge it, or use more tiles (fewer heads each)"
         )
-    suffix = f" tile {layout.share.index}" * (layout.share.n_tiles > 1)
+    suffix = f" tile {layout.part.index}" * (layout.part.n_tiles > 1)
     name = f"{layout.decoder.name} {shape}{suffix}"
-    routing = layout.decoder.routing
-    read_high = routing.n_experts - 1 if routing else 0
+    read_high = max(len(layout.part.experts) - 1, int(layout.whole_experts), 0)
     return Program.of(e.items, layout.tile, buffers=layout.buffers, parameters=declared, labels=e.labels, name=name, read_high=read_high)
 
 

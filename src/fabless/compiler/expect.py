@@ -161,7 +161,7 @@ def explain(compiled: Compiled) -> list[dict[str, Any]]:
     out = []
     for name, m in layout.matrices.items():
         pieces = " + ".join(map(str, m.parts))
-        mesh, port = mesh_cycles(m.n, m.n_tiles, m.parts, 1), -(-m.bytes // tile.memory_bytes_per_cycle)
+        mesh, port = mesh_cycles(m.n, m.n_tiles, m.depths, 1), -(-m.bytes // tile.memory_bytes_per_cycle)
         out.append({
             "op": name, "times": 1 if name == "head" else layout.decoder.n_layers, "tiles": f"{m.n_tiles} x ({m.outputs} outputs, k {pieces} blocks)",
             "bytes": m.bytes, "mesh_cycles": mesh, "memory_cycles": port, "bound": "mesh" if mesh > port else "memory",

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from fabless.compiler.partition import BLOCK, PAGE_KEYS, Shape, Share, ceil, share, up
+from fabless.compiler.partition import BLOCK, PAGE_KEYS, Part, Shape, Share, ceil, share, up
 from fabless.compiler.tiles import STORED, Matrix, choose
 from fabless.core.errors import InfeasibleError, UnsupportedError
 from fabless.core.units import si
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 _PAGE_ALIGN = 256
 _REACH = 1 << 16  # addresses of 16 bits
 _STAGE = 4
+#: The tensors whose scales a layer's (an expert's) vector of scales holds, in its order; only NVFP4 has them.
+SCALED = ("q", "k", "v", "o", "gate", "up", "down", "router")
 
 
 class Space:
@@ -79,8 +81,10 @@ class Layout:
 
     decoder: Decoder
     tile: Tile
+    part: Part
     share: Share
     format: str
+    head_format: str  # of the head and of the token table
     context_tokens: int
     n_pages: int  # without the scratch page, which is page n_pages
     shapes: tuple[Shape, ...]
@@ -115,8 +119,17 @@ class Layout:
     @property
     def layer_bytes(self) -> int:
         """Return the bytes of one layer."""
-        routing = self.decoder.routing
-        return self.experts_at + (routing.n_experts * self.expert_bytes if routing else 0)
+        return self.experts_at + len(self.part.experts) * self.expert_bytes
+
+    @property
+    def whole_experts(self) -> bool:
+        """Tell whether experts are spread over the tiles, each of them whole."""
+        return self.part.partition == "expert" and self.part.n_tiles > 1
+
+    @property
+    def has_head(self) -> bool:
+        """Tell whether this tile computes logits."""
+        return self.part.has_head(self.decoder)
 
     @property
     def spans(self) -> int:
@@ -126,7 +139,7 @@ class Layout:
     @property
     def image_bytes(self) -> int:
         """Return the bytes that the host writes once: constants and weights."""
-        return self.addresses["logits"]
+        return self.addresses["logits" if self.has_head else "workspace"]
 
     @property
     def memory_bytes(self) -> int:
@@ -135,19 +148,30 @@ class Layout:
 
     @property
     def table(self) -> str:
-        """Return where token rows are read: "head" (its matrix), "int8" (a table of their own), or "fp32" (dequantised, for vectors wider than a block)."""
+        """Return where token rows are read: "head" (its matrix), or a table of their own: "int8", "bf16" (NVFP4's elements times the scales of their
+        blocks, exact in 8 significant bits), "fp32" (dequantised, for vectors wider than a block).
+        """
         if self.tile.vector_align > BLOCK:
             return "fp32"
+        if self.matrices["head"].split:
+            return "bf16"
         head = self.matrices["head"]
         aligned = all(k % BLOCK == 0 for k in head.parts[:-1])  # each part's scales are loaded behind those of the last
-        shared = self.decoder.tied_embeddings and self.share.n_tiles == 1 and head.elements == "int8" and aligned
+        shared = self.decoder.tied_embeddings and self.part.n_tiles == 1 and head.elements == "int8" and aligned
         return "head" if shared else "int8"
 
     @property
     def table_row_bytes(self) -> int:
-        """Return the bytes of a token's row in its own table: int8 blocks then fp16 scales, or binary32, padded to 32."""
+        """Return the bytes of a token's row in its own table: int8 blocks then scales, or whole numbers, padded to 32."""
         blocks = ceil(self.decoder.d_model, BLOCK)
-        return self.share.width * 4 if self.table == "fp32" else blocks * BLOCK + up(2 * blocks, 32)
+        whole = {"fp32": 4 * self.share.width, "bf16": 2 * self.share.width}
+        return whole.get(self.table, blocks * BLOCK + up(2 * blocks, 32))
+
+    @property
+    def table_scales(self) -> str:
+        """Return the format of the scales of an int8 token row: the head's own where it is read, else 16 bits that hold every scale exactly."""
+        scales = self.matrices["head"].scales
+        return "fp16" if scales == "fp16" else "e8m0" if self.table == "head" else "bf16"
 
 
 def lay_out(
@@ -155,16 +179,17 @@ def lay_out(
     tile: Tile,
     shapes: tuple[Shape, ...],
     *,
-    index: int,
-    n_tiles: int,
+    part: Part,
     context_tokens: int,
     n_pages: int,
     format: str,
+    head_format: str,
     slots: int,
 ) -> Layout:
     """Choose tiles and addresses; raises `InfeasibleError` when a buffer or the memory is too small, `UnsupportedError` by name."""
-    _supported(format)
-    s = share(decoder, tile, index, n_tiles)
+    for name in (format, head_format):
+        _supported(name)
+    s = share(decoder, tile, part)
     slot_words = (tile.weight_words - s.value // tile.rows) // slots
     page_words = max(s.head_blocks * PAGE_KEYS // tile.rows, PAGE_KEYS // BLOCK * s.value // tile.rows)
     if page_words > slot_words:
@@ -174,12 +199,14 @@ def lay_out(
         )
     kinds = tuple(dict.fromkeys(zip(decoder.windows, decoder.ropes, strict=True)))
     of_layer = tuple(kinds.index(k) for k in zip(decoder.windows, decoder.ropes, strict=True))
-    matrices = _matrices(decoder, tile, s, shapes=shapes, slot=slot_words, formats=STORED[format])
-    mlp = {"gate_up_bias": matrices["gate_up"].n_tiles * matrices["gate_up"].outputs, "down_bias": s.model} if decoder.mlp_bias else {}
+    matrices = _matrices(decoder, tile, s, part=part, shapes=shapes, slot=slot_words, formats=STORED[format], head=STORED[head_format])
+    down = s.width if part.partition == "expert" else s.model
+    mlp = {"gate_up_bias": matrices["gate_up"].n_tiles * matrices["gate_up"].outputs, "down_bias": down} if decoder.mlp_bias else {}
+    expert_scales = {"expert_scales": len(SCALED)} if matrices["gate_up"].split else {}
     vectors, vector_bytes = _vectors(_lengths(decoder, tile, s, matrices, shapes) | ({} if decoder.routing else mlp))
-    expert_vectors, expert_vector_bytes = _vectors(mlp if decoder.routing else {})
+    expert_vectors, expert_vector_bytes = _vectors(mlp | expert_scales if decoder.routing else {})
     layout = Layout(
-        decoder, tile, s, format, context_tokens, n_pages, shapes, slot_words, slots, matrices, vectors,
+        decoder, tile, part, s, format, head_format, context_tokens, n_pages, shapes, slot_words, slots, matrices, vectors,
         expert_vectors, vector_bytes, expert_vector_bytes, kinds=kinds, kind_of_layer=of_layer, pages=Pages.of(s),
     )  # fmt: skip
     _place(layout)
@@ -192,7 +219,15 @@ def _supported(format: str) -> None:
 
 
 def _matrices(
-    decoder: Decoder, tile: Tile, s: Share, *, shapes: tuple[Shape, ...], slot: int, formats: tuple[str, str]
+    decoder: Decoder,
+    tile: Tile,
+    s: Share,
+    *,
+    part: Part,
+    shapes: tuple[Shape, ...],
+    slot: int,
+    formats: tuple[str, str],
+    head: tuple[str, str],
 ) -> dict[str, Matrix]:
     rows = tile.rows
     granule = max(1, tile.vector_align // rows)
@@ -211,7 +246,8 @@ def _matrices(
         )
 
     def chosen(name: str, words: int, blocks: int, *, limit: int = column, grain: int = granule, exact: bool = False) -> Matrix:
-        return choose(name, words, blocks, tile, slot_words=slot, column_words=limit, granule=grain, exact=exact, formats=formats)
+        stored = head if name == "head" else formats
+        return choose(name, words, blocks, tile, slot_words=slot, column_words=limit, granule=grain, exact=exact, formats=stored)
 
     d_blocks, mixed_blocks = ceil(decoder.d_model, BLOCK), s.n_tiles * s.n_heads * decoder.d_head // BLOCK
     mixed_blocks = ceil(s.n_heads * decoder.d_head, BLOCK) if s.n_tiles == 1 else mixed_blocks
@@ -219,7 +255,8 @@ def _matrices(
     out["o"] = chosen("o", s.model // rows, mixed_blocks, exact=True)
     out["gate_up"] = chosen("gate_up", ceil(2 * s.hidden, rows), d_blocks, grain=2 * granule)
     hidden = out["gate_up"].n_tiles * out["gate_up"].outputs // 2
-    out["down"] = chosen("down", s.model // rows, s.n_tiles * hidden // BLOCK, exact=True)
+    whole = part.partition == "expert"
+    out["down"] = chosen("down", (s.width if whole else s.model) // rows, (1 if whole else s.n_tiles) * hidden // BLOCK, exact=True)
     if decoder.routing:
         out["router"] = chosen("router", up(ceil(decoder.routing.n_experts, rows), granule), d_blocks, exact=True)
     out["head"] = chosen("head", ceil(s.vocabulary, rows), d_blocks, limit=head_column)
@@ -246,6 +283,8 @@ def _lengths(decoder: Decoder, tile: Tile, s: Share, matrices: dict[str, Matrix]
         lengths |= {f"sinks{shape.tokens}": s.n_kv_heads * sink_slot(tile, s, shape) for shape in shapes}
     if decoder.routing and decoder.mlp_bias:
         lengths["router_bias"] = matrices["router"].n_tiles * matrices["router"].outputs
+    if matrices["qkv"].split:
+        lengths["post_scales"] = len(SCALED)
     return lengths
 
 
@@ -264,18 +303,21 @@ def _vectors(lengths: dict[str, int]) -> tuple[dict[str, tuple[int, int]], int]:
 
 def _place(layout: Layout) -> None:
     d, s, space = layout.decoder, layout.share, Space("memory", 1 << 62, 64)
-    n_layers = d.n_layers
+    part, n_layers = layout.part, len(layout.part.layers)
     addresses: dict[str, int] = layout.addresses
     sizes = {"constants": 4 * 32, "zeros": max(64, (s.value // layout.tile.rows) * layout.tile.rows * 32)}
-    if layout.table != "head":
+    if layout.table != "head" and part.has_table:
         sizes["table"] = d.n_vocab * layout.table_row_bytes
-    sizes |= {"layers": n_layers * layout.layer_bytes, "head": 4 * up(s.width, 8) + layout.matrices["head"].bytes}
+    sizes["layers"] = n_layers * layout.layer_bytes
+    if layout.has_head:
+        sizes["head"] = 4 * up(s.width, 8) + layout.matrices["head"].bytes
     positions = layout.context_tokens + max(shape.tokens for shape in layout.shapes)
     sizes["rotary"] = len(layout.kinds) * positions * s.head * 4
     kinds = dict.fromkeys(sizes, "weights")
     vocabulary = layout.matrices["head"].n_tiles * layout.matrices["head"].outputs
     segments = max(shape.segments for shape in layout.shapes)
-    sizes["logits"] = segments * vocabulary * 4
+    if layout.has_head:
+        sizes["logits"] = segments * vocabulary * 4
     sizes["workspace"] = max(64, max(shape.rows for shape in layout.shapes) * up(s.n_heads * d.d_head, layout.tile.vector_align) * 4)
     sizes["cache"] = n_layers * (layout.n_pages + 1) * layout.pages.bytes
     kinds |= {"logits": "output", "workspace": "workspace", "cache": "cache"}
@@ -288,7 +330,7 @@ def _place(layout: Layout) -> None:
     if space.end > layout.tile.memory_bytes:
         weights, cache = layout.image_bytes, sizes["cache"]
         raise InfeasibleError(
-            f"{d.name}: tile {s.index} of {s.n_tiles} needs {si(space.end, 'B')} of memory ({si(weights, 'B')} weights, {si(cache, 'B')} cache), "
+            f"{d.name}: {part} needs {si(space.end, 'B')} of memory ({si(weights, 'B')} weights, {si(cache, 'B')} cache), "
             f"it has {si(layout.tile.memory_bytes, 'B')}; use more tiles, a shorter context, or a chip with more DRAM"
         )
 
@@ -340,8 +382,8 @@ def _vector_places(layout: Layout, shape: Shape, score_columns: int) -> dict[str
     }  # fmt: skip
     kept = score_columns > PAGE_KEYS
     phases: list[dict[str, int]] = [
-        {"y": rows * s.width, "biased": max(m[n].outputs for n in ("o", "down")) * rows if d.mlp_bias or d.o_bias else 0},
-        {"heads": (s.n_heads + s.n_kv_heads) * rows * s.head, "qkv": m["qkv"].n_tiles * m["qkv"].outputs * rows if d.qkv_bias else 0},
+        {"y": rows * s.width, "biased": max(m[n].outputs for n in ("o", "down")) * rows if d.mlp_bias or d.o_bias or m["o"].split else 0},
+        {"heads": (s.n_heads + s.n_kv_heads) * rows * s.head, "qkv": m["qkv"].n_tiles * m["qkv"].outputs * rows if d.qkv_bias or m["qkv"].split else 0},
         {
             "p": queries * PAGE_KEYS, "scores": queries * score_columns if kept else 0, "mixed": rows * s.n_heads * s.head,
             "dense": rows * up(s.n_heads * d.d_head, tile.vector_align) if s.head != d.d_head else 0,
@@ -361,12 +403,17 @@ def _vector_places(layout: Layout, shape: Shape, score_columns: int) -> dict[str
 def _mlp_places(layout: Layout, rows: int) -> dict[str, int]:
     d, m = layout.decoder, layout.matrices
     each = 1 if d.routing else rows  # experts take one row at a time
-    sizes = {"hidden": each * m["gate_up"].outputs // 2, "gates": each * m["gate_up"].outputs if d.mlp_bias else 0}
+    whole = layout.whole_experts
+    sizes = {"hidden": each * m["gate_up"].outputs // 2, "gates": each * m["gate_up"].outputs if d.mlp_bias or m["gate_up"].split else 0}
     if not d.routing:
         return sizes
     routed = dict.fromkeys(("picked", "values", "gate", "divisor"), d.routing.n_routed)
     router = m["router"].n_tiles * m["router"].outputs
-    return sizes | routed | {"router": rows * router, "left": router, "part": m["down"].outputs, "routed": layout.share.width}
+    spread = (
+        {"local": d.routing.n_routed, "foreign": d.routing.n_routed, "chosen": d.routing.n_routed * layout.share.width} if whole else {}
+    )
+    part = layout.share.width if whole else m["down"].outputs
+    return sizes | routed | spread | {"router": rows * router, "left": router, "part": part, "routed": layout.share.width}
 
 
 def norm_slot(layout: Layout) -> int:

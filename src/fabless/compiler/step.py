@@ -25,7 +25,8 @@ import numpy as np
 from fabless.compiler.attention import attention
 from fabless.compiler.mlp import dense, experts
 from fabless.compiler.partition import BLOCK, ceil, up
-from fabless.compiler.place import Layout, Scratch, norm_slot
+from fabless.compiler.place import SCALED, Layout, Scratch, norm_slot
+from fabless.program.isa import FORMAT_BITS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 #: Binary32 constants that the vector unit takes as scalars, in the order in which they lie in memory and in V.
 CONSTANTS = ("inverse_width", "epsilon", "query_scale", "minus_log2e", "one", "gelu_cubic", "gelu_linear", "inverse_head", "embedding_scale",
-             "log2e", "limit", "minus_limit", "alpha")  # fmt: skip
+             "log2e", "limit", "minus_limit", "alpha", "table_scale", "head_scale")  # fmt: skip
 _CREDITS = (
     ("mxu", "w_free", 0), ("vpu", "c_free", 2), ("vpu", "s_free", 2), ("vpu", "o_free", 2), ("vpu", "norm_free", 2), ("vpu", "vs_free", 2),
     ("vpu", "token_free", 2), ("store", "kv_free", 1), ("store", "out_free", 2), ("mxu", "aw_free", 2),
@@ -47,13 +48,13 @@ _TAKERS = {
 }  # fmt: skip
 
 
-def constant_values(layout: Layout) -> np.ndarray:
-    """Return the constants as float32 `[32]`."""
+def constant_values(layout: Layout, *, table_scale: float = 1.0, head_scale: float = 1.0) -> np.ndarray:
+    """Return the constants as float32 `[32]`; the scales are those of the whole token table and head (NVFP4)."""
     d = layout.decoder
     linear = 2 * math.sqrt(2 / math.pi)
     values = (
         1 / d.d_model, d.norm_epsilon, np.float64(d.attention_scale) * math.log2(math.e), -math.log2(math.e), 1.0, linear * 0.044715, linear,
-        1 / d.d_head, d.embedding_scale, math.log2(math.e), d.swiglu_limit, -d.swiglu_limit, d.swiglu_alpha,
+        1 / d.d_head, d.embedding_scale, math.log2(math.e), d.swiglu_limit, -d.swiglu_limit, d.swiglu_alpha, table_scale, head_scale,
     )  # fmt: skip
     out = np.zeros(BLOCK, np.float32)
     out[: len(values)] = np.array(values, np.float64).astype(np.float32)
@@ -82,24 +83,30 @@ class Step:
 
 def emit(step: Step) -> None:
     """Emit the whole program of one shape of launch."""
-    e, layout, d = step.e, step.layout, step.layout.decoder
+    e, layout = step.e, step.layout
     e.label("start")
     _begin(step)
     e.label("tokens")
-    _tokens(step)
+    if layout.part.has_table:
+        _tokens(step)
+    else:
+        _received(step)
     e.label("layers")
     e.set("layer", layout.addresses["layers"])
     e.set("kv", layout.addresses["cache"])
     if len(layout.kinds) > 1:
-        e.set("index")
-    with e.loop(d.n_layers):
+        e.set("index", layout.part.layers.start)
+    with e.loop(len(layout.part.layers)):
         _layer(step)
         e.add("layer", layout.layer_bytes)
         e.add("kv", (layout.n_pages + 1) * layout.pages.bytes)
         if len(layout.kinds) > 1:
             e.add("index", 1)
     e.label("head")
-    _head(step)
+    if layout.has_head:
+        _head(step)
+    else:
+        _sent(step)
     e.label("end")
     for _, name, count in _CREDITS:
         for _ in range(count or layout.slots):
@@ -129,6 +136,23 @@ def _begin(step: Step) -> None:
             e("load", target="v", format="fp32", count=head, rows=t, dst=at, address_reg=e.x("t0"), stride=head * 4)
 
 
+def _received(step: Step) -> None:
+    """Take the residual stream from the stage of the pipeline before this one."""
+    e, count = step.e, step.shape.rows * step.layout.share.width
+    e.signal("load", "token_ready")  # constants and rotary tables are there
+    e("recv", space="v", dst=step.places.v["x"], count=count)
+    e.signal("net", "net_v")
+    e.wait("vpu", "token_ready", "net_v")
+
+
+def _sent(step: Step) -> None:
+    """Give the residual stream to the next stage of the pipeline."""
+    e, count = step.e, step.shape.rows * step.layout.share.width
+    e.signal("vpu", "net_go")
+    e.wait("net", "net_go")
+    e("send", space="v", src=step.places.v["x"], count=count)
+
+
 def _tokens(step: Step) -> None:
     """Write one row of the token table per token into x, dequantised."""
     e, layout, v = step.e, step.layout, step.places.v
@@ -138,10 +162,10 @@ def _tokens(step: Step) -> None:
     e.set("xo")
     with e.loop(step.shape.rows):
         e.wait("load", "token_free")
-        if layout.table == "fp32":
+        if layout.table in ("fp32", "bf16"):
             e.param("t0", step.at("token"), plus="i")
             e.set("t0", layout.addresses["table"], of="t0", times=layout.table_row_bytes)
-            e("load", target="v", format="fp32", count=width, address_reg=e.x("t0"), **x)
+            e("load", target="v", format=layout.table, count=width, address_reg=e.x("t0"), **x)
         else:
             (_shared_row if layout.table == "head" else _table_row)(step, blocks)
             if width > blocks * BLOCK:
@@ -149,7 +173,9 @@ def _tokens(step: Step) -> None:
                 e("load", target="v", format="fp32", count=width - blocks * BLOCK, address=layout.addresses["zeros"], **pad)
         e.signal("load", "token_ready")
         e.wait("vpu", "token_ready")
-        if layout.table != "fp32":
+        if layout.table == "bf16":
+            e("vec", pre="mul", len=width, a=v["x"], a_reg=e.x("xo"), **x, **step.constant("table_scale"))
+        elif layout.table != "fp32":
             e("vec", pre="mul", rows=blocks, len=BLOCK, a=v["token"], a_reg=e.x("em"), a_stride=1, b_kind="scalar", b=v["token_scales"],
               b_reg=e.x("es"), b_stride=1, dst_stride=1, **x)  # fmt: skip
         e.signal("vpu", "token_free")
@@ -167,7 +193,7 @@ def _token_loads(step: Step, first: int, blocks: int, *, elements: int, scales: 
     e, v = step.e, step.places.v
     e("load", target="v", format="int8", count=BLOCK, rows=blocks, dst=v["token"] + first * BLOCK, dst_reg=e.x("em"), address=elements,
       address_reg=e.x("t0"), stride=apart[0])  # fmt: skip
-    e("load", target="v", format="fp16", count=1, rows=blocks, dst=v["token_scales"] + first, dst_reg=e.x("es"), address=scales,
+    e("load", target="v", format=step.layout.table_scales, count=1, rows=blocks, dst=v["token_scales"] + first, dst_reg=e.x("es"), address=scales,
       address_reg=e.x("t1"), stride=apart[1])  # fmt: skip
 
 
@@ -178,10 +204,13 @@ def _shared_row(step: Step, blocks: int) -> None:
     e.set("t2", step.layout.addresses["head"] + 4 * _padded(step.layout.share.width), of="t2", times=head.column_bytes)
     e.param("t1", step.at("token_row"), plus="i")
     e.set("t0", of="t1", times=32, plus="t2")
-    e.set("t1", of="t1", times=2, plus="t2")
+    scale_bytes = FORMAT_BITS[head.scales] // 8
+    e.set("t1", of="t1", times=scale_bytes, plus="t2")
     first = at = 0
     for part, k in enumerate(head.parts):
-        _token_loads(step, first, k, elements=at, scales=at + head.element_bytes(part), apart=(head.outputs * 32, head.outputs * 2))
+        _token_loads(
+            step, first, k, elements=at, scales=at + head.element_bytes(part), apart=(head.outputs * 32, head.outputs * scale_bytes)
+        )
         first, at = first + k, at + head.part_bytes(part)
     assert first == blocks
 
@@ -218,6 +247,11 @@ def used(step: Step) -> None:
 def fed(step: Step) -> dict[str, int | str]:
     """Return the operands that read the vector last fed, the same for all rows."""
     return {"b_kind": "vector", "b": step.places.v["norm"], "b_reg": step.e.x("ns"), "b_stride": 0}
+
+
+def tensor_scale(step: Step, tensor: str) -> dict[str, int | str]:
+    """Return the operands that read, of the vector of scales last fed, the scale of a whole tensor (NVFP4)."""
+    return {"b_kind": "scalar", "b": step.places.v["norm"] + SCALED.index(tensor), "b_reg": step.e.x("ns"), "b_stride": 0}
 
 
 def inverse_root(step: Step, source: dict[str, int | str], *, rows: int, length: int, inverse: str) -> None:
@@ -275,11 +309,12 @@ def project(
             e.wait("mxu", "c_free")
         k0 = 0
         for part, k in enumerate(m.parts):
-            piece(step, m.elements, m.scales, k * m.n, m.element_bytes(part))
+            piece(step, m.elements, m.scales, m.depths[part] * m.n, m.element_bytes(part), split=m.n if m.split else 0)
             e.add("wp", m.part_bytes(part))
             e.wait("mxu", "w_ready")
-            e("gemm", m=rows, n=m.n, k=k, w_reg=e.x("w"), a=step.places.a[source] + k0, a_reg=e.x(offset) if offset else 0, a_stride=m.blocks, c=c0,
-              c_reg=e.x("cq" if whole else "ct"), c_stride=c_stride, clear=int(part == 0))  # fmt: skip
+            e("gemm", m=rows, n=m.n, k=m.depths[part], split=int(m.split), w_reg=e.x("w"), a=step.places.a[source] + k0,
+              a_reg=e.x(offset) if offset else 0, a_stride=m.blocks, c=c0, c_reg=e.x("cq" if whole else "ct"), c_stride=c_stride,
+              clear=int(part == 0))  # fmt: skip
             taken(step)
             k0 += k
         if whole:
@@ -303,11 +338,13 @@ def _column_slot(step: Step) -> int:
     return -(-words // granule) * granule
 
 
-def piece(step: Step, elements: str, scales: str, words: int, scales_at: int, *, register: str = "wp") -> None:
-    """Load a piece of weights and its scales into the ring's next place."""
+def piece(step: Step, elements: str, scales: str, words: int, scales_at: int, *, register: str = "wp", split: int = 0) -> None:
+    """Load a piece of weights and its scales into the ring's next place; `split`: words of a row of half blocks, which load row by row."""
     e = step.e
     e.wait("load", "w_free")
-    e("load", target="w", format=elements, count=words, dst_reg=e.x("w"), address_reg=e.x(register))
+    rows = words // split if split else 1
+    apart = split * step.layout.tile.rows * 32 * FORMAT_BITS[elements] // 8
+    e("load", target="w", format=elements, count=split or words, rows=rows, dst_reg=e.x("w"), address_reg=e.x(register), stride=apart)
     e("load", target="ws", format=scales, count=words, dst_reg=e.x("w"), address=scales_at, address_reg=e.x(register))
     e.signal("load", "w_ready")
 
@@ -349,10 +386,16 @@ def residual(step: Step, name: str, source: str, *, bias: str, post_norm: str, r
             "dst_stride": width // BLOCK,
         }
         x: dict[str, int | str] = {"b_kind": "vector", "b": v["x"] + s.index * s.model, "b_reg": e.x("col"), "b_stride": width // BLOCK}
+        there = out | {"dst": v["biased"], "dst_stride": n // BLOCK, "dst_reg": 0} if "biased" in v else out
+        if layout.matrices[name].split:
+            feed(step, "post_scales")
+            e("vec", pre="mul", **c, **tensor_scale(step, name), **there)
+            used(step)
+            c = {"a": v["biased"], "a_stride": n // BLOCK}
         if bias:
             e.set("t1", layout.vectors[bias][0], of="col", times=4, plus="layer")
             feed(step, bias, length=n, register="t1", offset=0)
-            e("vec", pre="add", **c, **fed(step), **(out | {"dst": v["biased"], "dst_stride": n // BLOCK, "dst_reg": 0}))
+            e("vec", pre="add", **c, **fed(step), **there)
             used(step)
             c = {"a": v["biased"], "a_stride": n // BLOCK}
         if post_norm:
@@ -392,6 +435,23 @@ def gather_vectors(step: Step, start: int) -> None:
     step.e.wait("vpu", "net_v")
 
 
+def sum_vectors(step: Step, start: int, count: int) -> None:
+    """Sum `count` elements of all tiles round the ring, tile 0 first, and give every tile the sum; exact where all but one tile hold +0."""
+    e, part = step.e, step.layout.part
+    there: dict[str, int | str] = {"space": "v", "count": count}
+    e.signal("vpu", "net_go")
+    e.wait("net", "net_go")
+    if part.index:
+        e("recv", dst=start, add=1, **there)
+    e("send", src=start, **there)
+    if part.index < part.n_tiles - 1:
+        e("recv", dst=start, **there)
+    if part.index < part.n_tiles - 2:
+        e("send", src=start, **there)
+    e.signal("net", "net_v")
+    e.wait("vpu", "net_v")
+
+
 def _ring(step: Step, space: str, start: int, sizes: tuple[int, int], rows: int) -> None:
     e, s, (row, count) = step.e, step.layout.share, sizes
     e.signal("vpu", "net_go")
@@ -423,7 +483,8 @@ def _head(step: Step) -> None:
 
     def out(c: dict[str, int | str], outputs: int) -> None:
         e.wait("vpu", "out_free")
-        e("vec", pre="copy", rows=n, len=outputs, dst=v["logits"], dst_reg=e.x("os"), dst_stride=outputs // BLOCK, **c)
+        scale: dict[str, int | str] = {"pre": "mul", **step.constant("head_scale")} if head.split else {"pre": "copy"}
+        e("vec", rows=n, len=outputs, dst=v["logits"], dst_reg=e.x("os"), dst_stride=outputs // BLOCK, **c, **scale)
         e.signal("vpu", "out_ready")
         e.wait("store", "out_ready")
         e("store", target="v", format="fp32", count=outputs, rows=n, src=v["logits"], src_reg=e.x("os"), address=layout.addresses["logits"],

@@ -137,9 +137,11 @@ def _as_block(unit: Any) -> Block:
 
 def _behind_pins(block: Block) -> str:
     """Return Verilog of module `fl_pins`: the block behind its scan chain, and memories as block RAMs can be them."""
+    from fabless.rtl.clock import WIRE_VERILOG
     from fabless.rtl.emit import verilog_of
 
-    text = re.sub(r"module fl_ram_2w(\d+)r .*?endmodule\n", lambda found: two_writes(int(found[1])), verilog_of(block), flags=re.DOTALL)
+    verilog = verilog_of(block, gate=WIRE_VERILOG)  # every flip-flop has its enable, clock networks are few
+    text = re.sub(r"module fl_ram_2w(\d+)r .*?endmodule\n", lambda found: two_writes(int(found[1])), verilog, flags=re.DOTALL)
     n_in, n_out = (sum(len(s) for s in ports.values()) for ports in (block.inputs, block.outputs))
     connections, at = [], {"inputs": 0, "outputs": 0}
     for bus, ports in (("inputs", block.inputs), ("outputs", block.outputs)):

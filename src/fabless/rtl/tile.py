@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from amaranth.hdl import Cat, Module, Mux, Signal
+from amaranth.hdl import Cat, DomainRenamer, Module, Mux, Signal
 
 from fabless.core.errors import UnsupportedError
 from fabless.program.isa import N_SEMAPHORES, WORD_BITS
 from fabless.program.isa import Queue as Name
 from fabless.rtl.block import Block
+from fabless.rtl.clock import gated, lingering
 from fabless.rtl.load import Load, log2
 from fabless.rtl.memory import Ram
 from fabless.rtl.mxu import Mxu
@@ -79,10 +80,16 @@ class TileTop(Block):
         m = Module()
         m.submodules.sequencer = sequencer = Sequencer(self.tile)
         m.submodules.load = load = Load(self.tile)
-        m.submodules.store = store = Store(self.tile)
         m.submodules.mxu = mxu = Mxu(self.shared)
-        m.submodules.vector = vector = Vector(self.shared)
-        m.submodules.net = net = Net(self.shared)
+        store, vector, net = Store(self.tile), Vector(self.shared), Net(self.shared)
+        works = {
+            "store": store.go | ~store.idle,
+            "vector": vector.go | ~vector.idle,
+            "net": net.go | ~net.quiet | net.arrive_valid | net.credit,
+        }
+        for name, unit in (("store", store), ("vector", vector), ("net", net)):
+            gated(m, name, lingering(m, works[name], 4, name))
+            m.submodules[name] = DomainRenamer(name)(unit)
         self._control(m, sequencer, {Name.LOAD: load, Name.STORE: store, Name.MXU: mxu, Name.VPU: vector, Name.NET: net})
         self._vector_buffer(m, sequencer, load, store, vector, net)
         self._activations(m, load, store, mxu, vector, net)

@@ -219,17 +219,21 @@ def interpret(
     incoming: list[Message],
     outgoing: list[Message],
     observe: Callable[[Issued, State], None] | None = None,
+    watch: Callable[[int, list[int], list[list[int]]], None] | None = None,
+    *,
+    pause: bool = False,
 ) -> Iterator[str]:
     """Execute a program on a state, one instruction after the other; yields "waiting" while `recv` finds nothing.
 
     `observe(item, state)` sees every executed instruction and the state behind it: a debugger's and a lock-step test bench's window.
+    `watch` sees what the sequencer takes (see `issue`). `pause`: yield "done" behind every executed instruction.
     """
 
     def read(at: int) -> int:
         value = float(state.vector[_inside(at, 1, len(state.vector), "read", "vector buffer")])
         return 0 if np.isnan(value) else max(-(2**31), min(2**31 - 1, int(np.rint(max(-3e9, min(3e9, value))))))
 
-    for item in issue(program, state.parameters, read):
+    for item in issue(program, state.parameters, read, watch=watch):
         if item.mnemonic == "recv":
             while not incoming:
                 yield "waiting"
@@ -240,6 +244,8 @@ def interpret(
         state.retired += 1
         if observe is not None:
             observe(item, state)
+        if pause:
+            yield "done"
 
 
 def perform(item: Issued, state: State, incoming: list[Message], outgoing: list[Message]) -> None:

@@ -2,24 +2,25 @@
 // output.
 //
 //   tile I            the commands below are for tile I (at first 0); link, sync, run and quit are for all
-//   program FILE      write program memory (16 bytes a word, little endian)
-//   parameters FILE   write parameter memory (4 bytes a word)
+//   program FILE      write program memory (16 bytes a word, little endian); words that it holds already are left out
+//   parameters FILE   write parameter memory (4 bytes a word), likewise
 //   memory LATENCY BEATS CYCLES PERIOD BUSY
 //                     answers come LATENCY cycles after their request; BEATS beats in CYCLES cycles; refresh: BUSY of every PERIOD cycles
 //   trace FILE        from now on write (cycle, queues that started an instruction) as two 8-byte integers for each such cycle; "-" ends it
 //   sync              answers "ready" when all before it is done
 //   link LATENCY      beats and credits arrive LATENCY cycles after they left
-//   run LIMIT         start all in one cycle, wait until all are done; answers "done SECONDS CYCLES..." or "limit SECONDS CYCLES...", cycles of each tile
+//   run LIMIT         start all in one cycle, wait until all are done; answers "at CYCLES" now and then, at last "done SECONDS CYCLES..." or
+//                     "limit SECONDS CYCLES...": seconds of processor time, cycles of each tile
 //   quit
 //
 // Memory is a file that is mapped and shared with the caller. Bytes behind its end read as zero and are not written.
 #include "Vfl_tile.h"
 #include "verilated.h"
-#include <chrono>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <ctime>
 #include <deque>
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -67,6 +68,7 @@ struct Bench {
     uint8_t* memory;
     uint64_t size;
     FILE* trace = nullptr;
+    std::vector<uint8_t> held[2];  // what parameter and program memory hold
     std::vector<uint64_t> due, address;  // a ring of requests on their way
     uint64_t head = 0, tail = 0, time = 0;
 
@@ -88,7 +90,13 @@ struct Bench {
     void load(bool program, const char* file) {
         const size_t n = program ? 16 : 4;
         const std::vector<uint8_t> data = content(file);
-        for (size_t i = 0; i + n <= data.size(); i += n) write(program, i / n, &data[i], n);
+        std::vector<uint8_t>& before = held[program];
+        if (before.size() < data.size()) before.resize(data.size(), 0);  // memories are zero at power-up
+        for (size_t i = 0; i + n <= data.size(); i += n) {
+            if (!memcmp(&before[i], &data[i], n)) continue;
+            memcpy(&before[i], &data[i], n);
+            write(program, i / n, &data[i], n);
+        }
     }
     // What leaves in cycle `t` arrives in a later one, so that the order in which tiles are driven does not matter.
     void drive_links(uint64_t t) {
@@ -106,6 +114,7 @@ struct Bench {
         }
         top->credit = !credits.empty() && credits.front() <= t;
         if (top->credit) credits.pop_front();
+        if (top->arrive_valid || top->credit) top->eval();  // a clock gate opens on them before the clock rises
     }
     // Before the edge that ends cycle `t`: ports that the tile drives are stable, ports that we drive are set.
     void drive(uint64_t t) {
@@ -173,6 +182,10 @@ static bool run(std::vector<Bench*>& ring, uint64_t limit) {
         if (!done && t >= limit) return false;
         for (Bench* b : ring) b->drive(t);
         for (Bench* b : ring) b->tick();
+        if (!(~t & 0xfffff)) {
+            printf("at %llu\n", (unsigned long long)t);
+            fflush(stdout);
+        }
     }
     for (Bench* b : ring)
         if (b->trace) fflush(b->trace);
@@ -213,9 +226,9 @@ int main(int argc, char** argv) {
             if (b.trace) fclose(b.trace);
             b.trace = strcmp(name, "-") ? fopen(name, "wb") : nullptr;
         } else if (sscanf(line, "run %llu", v) == 1) {
-            const auto begin = std::chrono::steady_clock::now();
+            const clock_t begin = clock();
             const bool done = run(ring, v[0]);
-            const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+            const double seconds = double(clock() - begin) / CLOCKS_PER_SEC;
             printf("%s %.6f", done ? "done" : "limit", seconds);
             for (Bench* one : ring) printf(" %llu", (unsigned long long)one->top->cycles);
             puts("");

@@ -136,13 +136,20 @@ class Simulation:
         """Keep from now on in which cycle each queue starts an instruction."""
         self._say_each(lambda i: f"trace {self.path / f'trace{i}'}")
 
-    def launch(self, parameters: Sequence[NDArray[np.int32]], *, limit: int = 1 << 40) -> tuple[int, ...]:
-        """Run the programs once and return each tile's cycles; raises `FablessError` if one has not halted after `limit`."""
+    def launch(
+        self, parameters: Sequence[NDArray[np.int32]], *, limit: int = 1 << 40, progress: Callable[[int], None] | None = None
+    ) -> tuple[int, ...]:
+        """Run the programs once and return each tile's cycles; `progress` hears now and then how many are over.
+
+        Raises `FablessError` if one has not halted after `limit`.
+        """
         for i, words in enumerate(parameters):
             np.ascontiguousarray(words, np.int32).tofile(self.path / f"parameters{i}")
         self._say_each(lambda i: f"parameters {self.path / f'parameters{i}'}")
         self._say(f"run {limit}")
-        answer = self._answer("run")
+        while (answer := self._answer("run"))[0] == "at":
+            if progress:
+                progress(int(answer[1]))
         self.seconds += float(answer[1])
         if answer[0] != "done":
             raise FablessError(

@@ -1,0 +1,138 @@
+"""What of PyTorch runs on the chip, and in which words the rest is refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fabless.cli import run
+from fabless.compiler.modules.driver import compile_module
+from fabless.core.errors import InfeasibleError, InputError, UnsupportedError
+from fabless.program.tile import DEMO, TINY
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install 'fabless[torch]'")
+from torch import nn  # noqa: E402  behind the skip
+
+from fabless.fleet.module_run import call  # noqa: E402  behind the skip
+from fabless.model.module import BINARY, KINDS, UNARY  # noqa: E402  behind the skip
+from fabless.model.torch_capture import SUPPORTED, capture  # noqa: E402  behind the skip
+
+EXAMPLES = Path(__file__).parents[2] / "examples/modules.py"
+
+
+class Of(nn.Module):
+    def __init__(self, function, **modules):
+        super().__init__()
+        self.function = function
+        for name, module in modules.items():
+            setattr(self, name, module)
+
+    def forward(self, *x):
+        return self.function(self, *x)
+
+
+def of(function, *shapes, **modules):
+    return capture(Of(function, **modules).eval(), tuple(torch.randn(s) for s in shapes))
+
+
+@pytest.mark.parametrize(
+    ("function", "shape", "words"),
+    [
+        (lambda m, x: torch.cumsum(x, 0), (3, 4), "no operation of the chip for cumsum in the module itself; supported operators: _softmax"),
+        (lambda m, x: m.inner(x), (1, 2, 8), "conv1d in inner"),
+        (lambda m, x: nn.functional.conv2d(x, torch.ones(4, 1, 1, 1), groups=4), (1, 4, 3, 3), r"conv2d in the module itself \(in 4 groups; use one group"),
+        (lambda m, x: nn.functional.linear(x, x), (3, 3), r"linear in the module itself \(the weight is computed from an input; give a parameter\)"),
+        (lambda m, x: x**3, (2, 2), r"\(with exponent 3; multiply instead\)"),
+        (lambda m, x: nn.functional.avg_pool2d(x, 2, padding=1), (1, 1, 4, 4), r"other than of \[B, C, H, W\] with whole, undilated windows"),
+        (lambda m, x: nn.functional.adaptive_avg_pool2d(x, 3), (1, 1, 4, 4), r"from \(4, 4\) to \(3, 3\); the sides must divide"),
+        (lambda m, x: nn.functional.layer_norm(x, (2, 2)), (3, 2, 2), r"over several axes; flatten them"),
+    ],
+)  # fmt: skip
+def test_what_has_no_operation_is_refused_with_its_place(function, shape, words):
+    with pytest.raises(UnsupportedError, match=words):
+        of(function, shape, inner=nn.Conv1d(2, 2, 1))
+
+
+def test_inputs_and_weights_are_checked():
+    net = nn.Linear(4, 2).eval()
+    with pytest.raises(UnsupportedError, match=r"input 'input' holds torch.int64; modules take floating-point tensors"):
+        capture(nn.Embedding(4, 2).eval(), (torch.tensor([1]),))
+    module = capture(net, (torch.ones(3, 4),))
+    compiled = compile_module(module, TINY)
+    with pytest.raises(InputError, match=r"input 'input' has shape \[2, 4\], the module was captured for \[3, 4\]; capture it again"):
+        call(compiled, np.ones((2, 4), np.float32))
+    with pytest.raises(InputError, match="input 'input': 1 values are NaN or infinite; give finite numbers"):
+        call(compiled, np.array([[np.nan, 0, 0, 0]] * 1 + [[0] * 4] * 2, np.float32))
+    with torch.no_grad():
+        net.weight[0, 1] = float("inf")
+    with pytest.raises(InputError, match="Linear: 1 values of 'constant_0' are NaN or infinite; repair the weights"):
+        capture(net, (torch.ones(3, 4),))
+    with pytest.raises(InputError, match=r"is in training mode.*call its eval\(\) first"):
+        capture(net.train(), (torch.ones(3, 4),))
+
+
+def test_a_tile_that_is_too_small_is_named_with_the_operation():
+    module = capture(nn.Sequential(nn.Linear(600, 4)).eval(), (torch.ones(1, 600),))
+    with pytest.raises(
+        InfeasibleError, match=r"0.linear: rows of 600 elements do not fit the tile \(512 vector elements, 512 activation words\)"
+    ):
+        compile_module(module, replace(TINY, vector_elements=512))
+    with pytest.raises(InfeasibleError, match=r"memory is full at .* of 4.1 kB; use a tile with more memory, or smaller inputs"):
+        compile_module(module, replace(TINY, memory_bytes=4096))
+    with pytest.raises(InfeasibleError, match=r"Sequential: \d+ instructions, program memory holds 32"):
+        compile_module(module, replace(TINY, instruction_words=32))
+    product = of(lambda m, a, b: a @ b, (2, 3, 64), (2, 64, 3))
+    wide = replace(DEMO, rows=64, vector_lanes=64)
+    with pytest.raises(UnsupportedError, match="matmul: products of two computed tensors need at most 32 vector lanes, the tile has 64"):
+        compile_module(product, wide)
+
+
+def test_constants_are_held_once_and_what_depends_on_parameters_alone_is_computed_before():
+    module = of(lambda m, x: x + m.w.weight.exp().sum() + m.w.weight.exp().sum(), (2, 2), w=nn.Linear(2, 2))
+    assert [n.kind for n in module.nodes] == ["input", "constant", "binary", "binary"]
+    assert len(module.constants) == 1
+
+
+def test_every_kind_has_a_meaning_everywhere():
+    from fabless.compiler.modules import driver, kernels
+    from fabless.model import module_reference
+
+    computed = set(KINDS) - {"input", "constant"}
+    assert set(driver._KINDS) == set(KINDS)
+    assert set(module_reference._KINDS) == computed
+    assert set(kernels.UNARY) == set(module_reference._FUNCTIONS) == set(UNARY)
+    assert len(BINARY) == 6
+    assert "linear" in SUPPORTED
+
+
+def test_the_command_runs_a_module(capsys):
+    assert run(["run", f"{EXAMPLES}:vit_block", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert said["module"] == "vit_block"
+    assert said["fidelity"] == "cycle"
+    assert sum(o["cycles"] for o in said["operations"]) == said["cycles"]
+    assert np.array(said["outputs"]["binary_1"]).shape == (1, 17, 64)
+    assert 0 < said["errors"][0]["greatest_error"] < 0.02 * said["errors"][0]["greatest"]
+    assert run(["run", f"{EXAMPLES}:mlp"]) == 0
+    assert "bits exact" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("text", "source", "words"),
+    [
+        (None, "missing.py:net", "missing.py: no such file; give FILE.py:NAME"),
+        ("def net(): return 1", "net.py", "net.py: no function is named; give"),
+        ("def net(): return 1", "net.py:nets", "no function 'nets'; did you mean 'net'?; give"),
+        ("def net(): return 1", "net.py:net", "net.py:net: returns int; return (module, example inputs as a tuple of tensors)"),
+        ("import nothing_of_that_name", "net.py:net", "net.py: ModuleNotFoundError: No module named 'nothing_of_that_name'"),
+    ],
+)  # fmt: skip
+def test_a_file_that_gives_no_module_is_refused(text, source, words, tmp_path, capsys):
+    if text is not None:
+        (tmp_path / "net.py").write_text(text, "utf-8")
+    assert run(["run", str(tmp_path / source)]) == 2
+    assert words in capsys.readouterr().err
