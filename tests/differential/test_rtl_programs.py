@@ -22,7 +22,11 @@ pytestmark = pytest.mark.skipif(
     not all(t.found for t in tools()), reason=f"not installed: {', '.join(t.name for t in tools() if not t.found)}; see 'fabless doctor'"
 )
 
-MODELS = (IDEAL, MemoryModel(37), MemoryModel(20, 1, 3), MemoryModel(9, 2, 3, 200, 30), MemoryModel(100))
+MODELS = (
+    IDEAL, MemoryModel(37), MemoryModel(20, 1, 3), MemoryModel(9, 2, 3, 200, 30), MemoryModel(100),
+    MemoryModel(15, 2, 3, 300, 40, banks=4, row_bytes=256, activate_cycles=9, precharge_cycles=7, row_cycles=31),
+    MemoryModel(30, banks=2, row_bytes=512, activate_cycles=14, precharge_cycles=14, row_cycles=48),
+)  # fmt: skip
 
 
 def left_by_machine(program, memory, words):
@@ -66,10 +70,11 @@ def test_random_program_leaves_the_machines_bits_in_the_simulators_cycles(seed):
     assert time(program, None, words, model).cycles == cycles
 
 
-def test_every_instruction_starts_in_the_cycle_that_the_simulator_says():
+@pytest.mark.parametrize("model", [MODELS[3], MODELS[5]], ids=["refresh", "banks"])
+def test_every_instruction_starts_in_the_cycle_that_the_simulator_says(model):
     program, memory, words = drawn(7)
-    rtl, _ = run_rtl(program, memory, words, memory_model=MODELS[3].numbers, trace=True)
-    timing = time(program, None, words, MODELS[3], keep=1 << 20)
+    rtl, _ = run_rtl(program, memory, words, memory_model=model.numbers, trace=True)
+    timing = time(program, None, words, model, keep=1 << 20)
     queues = np.array([int(i.queue) for i in program.instructions])[timing.pcs]
     for queue in (Queue.LOAD, Queue.STORE, Queue.MXU, Queue.VPU, Queue.NET):
         seen = rtl.starts[(rtl.starts[:, 1] >> np.uint64(queue)) & np.uint64(1) == 1, 0].astype(np.int64)

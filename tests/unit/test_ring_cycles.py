@@ -24,7 +24,7 @@ def test_one_message_from_one_tile_to_the_next(latency):
     assert (sender.starts[0], sender.ends[0]) == (1, 6)
     # the first beat is on the link in 4, arrives `latency` later, is taken a cycle later, the second behind it; four cycles to the end
     assert (receiver.starts[0], receiver.ends[0]) == (1, 4 + latency + 1 + 1 + 4)
-    assert receiver.account[Queue.NET, 4] == receiver.ends[0] - 1 - (2 + 4)  # all above two beats and their fill
+    assert receiver.account[0, Queue.NET, 4] == receiver.ends[0] - 1 - (2 + 4)  # all above two beats and their fill
 
 
 def test_all_tiles_send_before_they_receive_however_long_the_message():
@@ -74,3 +74,5 @@ def test_one_tile_is_its_own_neighbour_and_the_slowest_tile_is_the_rings_trace()
     trace = simulate([program, later])
     assert trace.cycles == max(t.cycles for t in time_ring([program, later], [None, None]))
     assert dict(trace.stalls)["net.link"] > 0
+    assert trace.counters.link_bytes == 2 * simulate(program).counters.link_bytes == 2 * 32
+    assert sum(e.cycles for e in trace.events) == trace.cycles

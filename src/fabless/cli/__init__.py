@@ -45,7 +45,7 @@ for _path, _name, _group, _help in (
     ("fabless.cli.execute:asm", "asm", _TRUTH, "Assemble a program and prove it legal."),
     ("fabless.cli.execute:disasm", "disasm", _TRUTH, "Print a program as assembly."),
     ("fabless.cli.hardware:rtl", "rtl", _TRUTH, "Emit a chip as Verilog, or let its RTL write text."),
-    ("fabless.cli.hardware:simulate", "simulate", _TRUTH, "Count the cycles of a launch exactly."),
+    ("fabless.cli.simulate:simulate", "simulate", _TRUTH, "Count the cycles of a launch exactly."),
     ("fabless.cli.fpga:fpga", "fpga", _TRUTH, "Place a block of a chip on an FPGA."),
     ("fabless.cli.hardware:doctor", "doctor", _SETUP, "Say which tools are missing and how to install them."),
     ("fabless.cli.lookup:schema", "schema", _SETUP, "Print the JSON Schema of a study file."),

@@ -32,8 +32,8 @@ def run_module(source: str, chip: Chip, tile: Tile, *, json: bool) -> None:
     """Capture, compile and run a module; print how far its outputs are from PyTorch's, its cycles, and where they go."""
     from fabless.compiler.modules.driver import compile_module
     from fabless.fleet.module_run import call, cycles_by_operation
-    from fabless.fleet.on_rtl import memory_model_of
     from fabless.model.torch_capture import capture
+    from fabless.sim.dram import memory_model_of
 
     module, inputs, name = _opened(source)
     began = time.monotonic()

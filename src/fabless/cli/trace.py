@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from fabless.cli.execute import _EMBEDDED, _EMBEDDED_PROMPT, _FORMAT, Json, prompt_ids, tile_of
-from fabless.cli.say import say, say_json, say_pairs, say_table
+from fabless.cli.say import say, say_json, say_ops, say_pairs, say_table
 from fabless.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -123,33 +123,28 @@ def _consistent(source: str, at: int | None, times: tuple[int, int], for_program
 
 
 def _perfetto(program: Program, source: _Source, path: Path, *, json: bool) -> None:
-    from fabless.compiler.expect import perfetto_text, timeline
     from fabless.core.files import write_text
+    from fabless.sim.timeline import perfetto_text, timeline
 
-    write_text(path, perfetto_text(program, timeline(program, source.parameters)))
+    write_text(path, perfetto_text(program, timeline(program, source.parameters, source.memory)))
     if not json:
         say(f"{path}: open it at ui.perfetto.dev")
 
 
 def _overview(program: Program, source: _Source, *, json: bool) -> None:
-    from fabless.compiler.expect import timeline
+    from fabless.sim.cycles import simulate
+    from fabless.sim.timeline import timeline
 
-    events = timeline(program, source.parameters)
     if json:
         say_json([
-            {"pc": e.item.pc, "queue": e.item.queue.name.lower(), "mnemonic": e.item.mnemonic, "begin": e.begin, "cycles": e.cycles, "operands": dict(e.item.operands)}
-            for e in events
+            {
+                "pc": e.item.pc, "queue": e.item.queue.name.lower(), "mnemonic": e.item.mnemonic, "op": e.op, "begin": e.begin, "cycles": e.cycles,
+                "operands": dict(e.item.operands),
+            }
+            for e in timeline(program, source.parameters, source.memory)
         ])  # fmt: skip
         return
-    end = max(e.begin + e.cycles for e in events)
-    names = sorted({"start": 0, **program.labels}.items(), key=lambda item: item[1])
-    rows = []
-    for (name, first), (_, last) in zip(names, [*names[1:], ("", len(program))], strict=True):
-        inside = [e for e in events if first <= e.item.pc < last]
-        if inside:
-            start, stop = min(e.begin for e in inside), max(e.begin + e.cycles for e in inside)
-            rows.append((name, f"{first}..{last - 1}", f"{len(inside):,}", f"{start:,}", f"{stop:,}", f"{(stop - start) / end:.1%}"))
-    say_table(("part", "instructions", "issued", "from cycle", "to cycle", "share"), rows, right=(1, 2, 3, 4, 5))
+    say_ops(simulate(program, None, source.parameters, source.memory))
 
 
 def _moment(source: _Source, at: int, visit: int, tile: int, *, around: int, shown: int, json: bool) -> None:
@@ -253,12 +248,12 @@ def _model_source(source: str, chip: str, tiles: int, partition: str) -> _Source
 
 def _running_model(source: str, chip: str, *, launch: int, prompt: str | None, options: dict[str, Any]) -> _Source:
     """Open a model, run the launches before the one asked for, and return the states that it starts from."""
-    from fabless.cli.run_cost import memory_model
     from fabless.compiler.launch import Segment
     from fabless.compiler.partition import PAGE_KEYS, Shape, ceil
     from fabless.fleet.session import open_session
     from fabless.model.tokenizer import open_tokenizer
     from fabless.model.weights import open_weights
+    from fabless.sim.dram import memory_model_of
     from fabless.sim.machine import launch as launched
 
     opened = open_weights(source)
@@ -274,7 +269,7 @@ def _running_model(source: str, chip: str, *, launch: int, prompt: str | None, o
     parameters = session.compiled.parameters(shape, [Segment([token], launch - 1, pages)])
     states = [(p, launched(p, m, None, parameters)) for p, m in zip(session.compiled.programs[shape], session.memories, strict=True)]
     what = f"launch {launch}: token {token} at position {launch - 1}"
-    return _Source(states, parameters, memory_model(description, tile), what)
+    return _Source(states, parameters, memory_model_of(description, tile), what)
 
 
 def _program_source(path: Path, memory: Path | None, given: list[str], launch: int) -> _Source:

@@ -18,15 +18,24 @@ if TYPE_CHECKING:
 Operands = dict[str, "int | str"]
 
 
-def dense(step: Step) -> None:
-    """Emit the MLP of all rows, its residual included."""
+def dense(step: Step, loaded: int) -> None:
+    """Emit the MLP of all rows, its residual included; `loaded` columns of its first matrix are under way."""
     from fabless.compiler.step import gather_activations, project, residual
 
     e, layout, d = step.e, step.layout, step.layout.decoder
     e.set("ho")
-    project(step, "gate_up", "normed", step.shape.rows, epilogue=lambda c, n: _gated(step, c, n, rows=step.shape.rows, base="layer"))
+    e.label("gate_up")
+    project(
+        step,
+        "gate_up",
+        "normed",
+        step.shape.rows,
+        loaded=loaded,
+        epilogue=lambda c, n: _gated(step, c, n, rows=step.shape.rows, base="layer"),
+    )
     e.release("ho")
     ready = "a_ready"
+    e.label("down")
     if layout.share.n_tiles == 1:
         e.signal("vpu", "a_ready")
     else:
@@ -102,14 +111,17 @@ def _activated(step: Step, gate: Operands, rows: int, half: int) -> None:
     e("vec", pre="mul", **gate, **to, **times_t)
 
 
-def experts(step: Step) -> None:
-    """Emit router and experts of all rows, and their residual."""
+def experts(step: Step, loaded: int) -> None:
+    """Emit router and experts of all rows, and their residual; `loaded` columns of the router are under way."""
     from fabless.compiler.step import gather_vectors
 
     e, layout, v, s = step.e, step.layout, step.places.v, step.layout.share
     routing = layout.decoder.routing
     assert routing is not None
-    width, first = _router(step), 0 if layout.whole_experts else s.index * s.model
+    e.label("router")
+    width = _router(step, loaded)
+    e.label("experts")
+    first = 0 if layout.whole_experts else s.index * s.model
     for register in ("ri", "ai", "xi"):
         e.set(register)
     with e.loop(step.shape.rows):
@@ -136,13 +148,13 @@ def experts(step: Step) -> None:
         gather_vectors(step, v["x"])
 
 
-def _router(step: Step) -> int:
+def _router(step: Step, loaded: int) -> int:
     """Write the router's logits of all rows to V "router"; returns the elements from row to row."""
     from fabless.compiler.step import fed, feed, project, tensor_scale, used
 
     e, m, rows = step.e, step.layout.matrices["router"], step.shape.rows
     width = m.n_tiles * m.outputs
-    project(step, "router", "normed", rows, whole=True)
+    project(step, "router", "normed", rows, whole=True, loaded=loaded)
     c: Operands = {"a_space": "c", "a": step.places.c["projection"] * m.rows, "a_stride": width // BLOCK}
     to: Operands = {"rows": rows, "len": width, "dst": step.places.v["router"], "dst_stride": width // BLOCK}
     if m.split:

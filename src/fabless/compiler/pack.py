@@ -157,7 +157,7 @@ def _sources(layout: Layout) -> dict[str, tuple[tuple[str, ...], Indices, Indice
     q = _heads(s.first_kv_head * s.group, s.n_heads, d.n_heads, d.d_head, s.head)
     k = _heads(s.first_kv_head, s.n_kv_heads, d.n_kv_heads, d.d_head, s.head)
     v = _heads(s.first_kv_head, s.n_kv_heads, d.n_kv_heads, d.d_head, s.value)
-    qkv = np.concatenate([q, np.where(k < 0, -1, k + n_q), np.where(v < 0, -1, v + n_q + n_kv)])
+    qkv = np.concatenate([np.where(k < 0, -1, k + n_q), np.where(v < 0, -1, v + n_q + n_kv), q])  # k and v are stored while q is multiplied
     model = np.arange(s.index * s.model, (s.index + 1) * s.model)
     model = np.where(model < d.d_model, model, -1)
     half = m["gate_up"].outputs // 2

@@ -1,14 +1,16 @@
 """Emit one step of a decoder: token rows in, layers in a hardware loop, logits out.
 
 Every queue runs ahead as far as its semaphores allow. A ring (two places used in turn) has a pair: `x_ready` from the producer, `x_free` from the
-consumer, whose credits are given at the start and taken back before `halt`:
+consumer, whose credits are given at the start and taken back before `halt` (f and s have one place each):
 
-    w      pieces of weights, pages of K and V        load -> mxu
+    w      pieces of weights                          load -> mxu
+    page   pages of K and V                           load -> mxu
     norm   vectors of a layer                          load -> vpu
     token  rows of the token table                     load -> vpu
     vs     scales of V                                 load -> vpu
     c      output tiles of projections                 mxu -> vpu
-    s, o   scores; mixed values                        mxu -> vpu
+    f, s   scores of the first span; of others         mxu -> vpu
+    o      mixed values                                mxu -> vpu
     aw     softmax weights in int8                     vpu -> mxu
     out    logits                                      vpu -> store
     kv     new keys and values, then `kv_stored`       vpu -> store -> load
@@ -18,6 +20,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -39,11 +42,13 @@ if TYPE_CHECKING:
 CONSTANTS = ("inverse_width", "epsilon", "query_scale", "minus_log2e", "one", "gelu_cubic", "gelu_linear", "inverse_head", "embedding_scale",
              "log2e", "limit", "minus_limit", "alpha", "table_scale", "head_scale")  # fmt: skip
 _CREDITS = (
-    ("mxu", "w_free", 0), ("vpu", "c_free", 2), ("vpu", "s_free", 2), ("vpu", "o_free", 2), ("vpu", "norm_free", 2), ("vpu", "vs_free", 2),
+    ("mxu", "w_free", 0), ("mxu", "page_free", 0), ("vpu", "c_free", 2), ("vpu", "s_free", 1), ("vpu", "o_free", 2), ("vpu", "norm_free", 2),
+    ("vpu", "vs_free", 2), ("vpu", "f_free", 1),
     ("vpu", "token_free", 2), ("store", "kv_free", 1), ("store", "out_free", 2), ("mxu", "aw_free", 2),
 )  # fmt: skip
 _TAKERS = {
-    "w_free": "load", "c_free": "mxu", "s_free": "mxu", "o_free": "mxu", "norm_free": "load", "vs_free": "load", "token_free": "load",
+    "w_free": "load", "page_free": "load", "c_free": "mxu", "s_free": "mxu", "f_free": "mxu", "o_free": "mxu", "norm_free": "load", "vs_free": "load",
+    "token_free": "load",
     "kv_free": "vpu", "out_free": "vpu", "aw_free": "vpu",
 }  # fmt: skip
 
@@ -71,10 +76,21 @@ class Step:
     parameters: dict[str, Parameter]
     e: Emitter
     fused: bool
+    prefetch: bool = True
 
     def constant(self, name: str) -> dict[str, int | str]:
         """Return the operands that read a constant as one scalar for all rows."""
         return {"b_kind": "scalar", "b": self.places.v["constants"] + CONSTANTS.index(name), "b_stride": 0}
+
+    @property
+    def heads(self) -> int:
+        """Return the KV heads that attention takes at once."""
+        return self.layout.heads[self.shape]
+
+    @property
+    def queries(self) -> int:
+        """Return the rows of scores of those heads: (KV head, query head of its group, token)."""
+        return self.heads * self.layout.share.group * self.shape.tokens
 
     def at(self, name: str) -> int:
         """Return the first word of a parameter."""
@@ -102,10 +118,11 @@ def emit(step: Step) -> None:
         e.add("kv", (layout.n_pages + 1) * layout.pages.bytes)
         if len(layout.kinds) > 1:
             e.add("index", 1)
-    e.label("head")
     if layout.has_head:
+        e.label("final_norm")
         _head(step)
     else:
+        e.label("sent")
         _sent(step)
     e.label("end")
     for _, name, count in _CREDITS:
@@ -119,11 +136,11 @@ def _begin(step: Step) -> None:
     for giver, name, count in _CREDITS:
         for _ in range(count or layout.slots):
             e.signal(giver, name)
-    for register, first in (("w", 0), ("ct", 0), ("ss", 0), ("so", 0), ("ns", 0), ("vs", 0), ("em", 0), ("es", 0), ("os", 0), ("aw", 0)):
-        e.set(register, first)
+    for register in ("w", "wl", "pw", "ct", "so", "ns", "vs", "aw"):
+        e.set(register)
     zeros = layout.addresses["zeros"]
     e("load", target="v", format="fp32", count=BLOCK, dst=v["constants"], address=layout.addresses["constants"])
-    e("load", target="w", format="int8", count=layout.share.value // layout.tile.rows, dst=layout.slots * layout.slot_words, address=zeros)
+    e("load", target="w", format="int8", count=layout.share.value // layout.tile.rows, dst=layout.zeros_at, address=zeros)
     e("load", target="a", format="int8", count=1, dst=step.places.a["zero"], address=zeros)
     e("load", target="as", format="bf16", count=1, dst=step.places.a["zero"], address=zeros)
     head, t = layout.share.head, step.shape.tokens
@@ -158,8 +175,8 @@ def _tokens(step: Step) -> None:
     e, layout, v = step.e, step.layout, step.places.v
     blocks, width = ceil(layout.decoder.d_model, BLOCK), layout.share.width
     x: dict[str, int | str] = {"dst": v["x"], "dst_reg": e.x("xo")}
-    e.set("i")
-    e.set("xo")
+    for register in ("i", "xo", "em", "es"):
+        e.set(register)
     with e.loop(step.shape.rows):
         e.wait("load", "token_free")
         if layout.table in ("fp32", "bf16"):
@@ -185,7 +202,7 @@ def _tokens(step: Step) -> None:
         e.toggle("es", up(blocks, BLOCK))
         e.add("i", 1)
         e.add("xo", width)
-    e.release("i", "xo")
+    e.release("i", "xo", "em", "es")
 
 
 def _token_loads(step: Step, first: int, blocks: int, *, elements: int, scales: int, apart: tuple[int, int]) -> None:
@@ -228,14 +245,19 @@ def _padded(elements: int) -> int:
 
 
 def feed(step: Step, name: str, *, length: int = 0, register: str = "layer", offset: int | None = None) -> None:
-    """Load a vector of the layer (or of `register` + `offset`) into the ring `norm`; `used` frees it."""
+    """Load a vector of the layer (or of `register` + `offset`) into the ring `norm`, and wait for it; `used` frees it."""
+    fetch(step, name, length=length, register=register, offset=offset)
+    step.e.wait("vpu", "norm_ready")
+
+
+def fetch(step: Step, name: str, *, length: int = 0, register: str = "layer", offset: int | None = None) -> None:
+    """Load a vector as `feed` does; nobody waits for it yet."""
     e = step.e
     at, elements = (step.layout.vectors | step.layout.expert_vectors).get(name, (0, 0))
     e.wait("load", "norm_free")
     e("load", target="v", format="fp32", count=length or elements, dst=step.places.v["norm"], dst_reg=e.x("ns"),
       address=at if offset is None else offset, address_reg=e.x(register) if register else 0)  # fmt: skip
     e.signal("load", "norm_ready")
-    e.wait("vpu", "norm_ready")
 
 
 def used(step: Step) -> None:
@@ -262,21 +284,27 @@ def inverse_root(step: Step, source: dict[str, int | str], *, rows: int, length:
     e("vec", pre="add", fn="rsqrt", len=rows, a=t, dst=t, **step.constant("epsilon"))
 
 
-def _normed(step: Step, name: str, source: int, rows: int, *, final: bool = False) -> None:
-    """Norm `rows` of width D at `source`, and quantise them into A "normed"; the mesh may start."""
+def _normed(step: Step, name: str, source: int, rows: int, *, then: str = "") -> int:
+    """Norm `rows` of width D at `source`, and quantise them into A "normed"; the mesh may start.
+
+    The norm's weights, then the first pieces of matrix `then`, are asked for before the vector work; returns the columns of `then` that are.
+    """
     e, v, d, width = step.e, step.places.v, step.layout.decoder.d_model, step.layout.share.width
     operand: dict[str, int | str] = {"a": source, "a_stride": width // BLOCK}
+    if then:
+        fetch(step, name)
+    else:
+        fetch(step, name, length=width, register="", offset=step.layout.addresses["head"])
+    loaded = ahead(step, then, name) if then else 0
     inverse_root(step, operand, rows=rows, length=d, inverse="inverse_width")
     e("vec", pre="mul", b_kind="scalar", b=v["t"], b_stride=1, rows=rows, len=d, dst=v["y"], dst_stride=width // BLOCK, **operand)
-    if final:
-        feed(step, name, length=width, register="", offset=step.layout.addresses["head"])
-    else:
-        feed(step, name)
+    e.wait("vpu", "norm_ready")
     quantised(
         step, "normed", {"a": v["y"], "a_stride": width // BLOCK, "pre": "mul", **fed(step)}, rows=rows, length=d, dst_stride=ceil(d, BLOCK)
     )
     used(step)
     e.signal("vpu", "a_ready")
+    return loaded
 
 
 def quantised(step: Step, target: str, operands: dict[str, int | str], *, rows: int, length: int, dst_stride: int, offset: int = 0) -> None:
@@ -291,12 +319,13 @@ def quantised(step: Step, target: str, operands: dict[str, int | str], *, rows: 
 
 def project(
     step: Step, name: str, source: str, rows: int, *, whole: bool = False, counter: str | None = None, ready: str | None = "a_ready",
-    offset: str | None = None,
+    offset: str | None = None, loaded: int = 0, early: int = 0,
     epilogue: Callable[[dict[str, int | str], int], None] | None = None,
 ) -> None:  # fmt: skip
     """Stream a matrix past `rows` of A `source` (+ register `offset`), once semaphore `ready` is given.
 
-    `whole`: all columns stay in C; else `epilogue(operand of one column, outputs)` takes each.
+    `whole`: all columns stay in C; else `epilogue(operand of one column, outputs)` takes each. `loaded`: the columns that `ahead` has asked for.
+    `early`: give `c_ready` after so many columns as well as after all; who needs them waits for both.
     """
     e, m, c0 = step.e, step.layout.matrices[name], step.places.c["projection"]
     c_stride = m.n * m.n_tiles if whole else m.n
@@ -304,13 +333,14 @@ def project(
         e.wait("mxu", ready)
     if whole:
         e.set("cq")
-    with e.loop(m.n_tiles, counter):
+
+    def column(*, load: bool) -> None:
         if not whole:
             e.wait("mxu", "c_free")
         k0 = 0
         for part, k in enumerate(m.parts):
-            piece(step, m.elements, m.scales, m.depths[part] * m.n, m.element_bytes(part), split=m.n if m.split else 0)
-            e.add("wp", m.part_bytes(part))
+            if load:
+                _piece(step, name, part)
             e.wait("mxu", "w_ready")
             e("gemm", m=rows, n=m.n, k=m.depths[part], split=int(m.split), w_reg=e.x("w"), a=step.places.a[source] + k0,
               a_reg=e.x(offset) if offset else 0, a_stride=m.blocks, c=c0, c_reg=e.x("cq" if whole else "ct"), c_stride=c_stride,
@@ -326,9 +356,36 @@ def project(
             epilogue({"a_space": "c", "a_reg": e.x("t2"), "a_stride": m.outputs // BLOCK}, m.outputs)
             e.signal("vpu", "c_free")
             e.toggle("ct", _column_slot(step))
+
+    if counter:
+        with e.loop(counter=counter):
+            column(load=True)
+    else:
+        for first, last in pairwise(sorted({0, loaded, early, m.n_tiles})):
+            with e.loop(last - first):
+                column(load=first >= loaded)
+            if last == early:
+                e.signal("mxu", "c_ready")
     if whole:
         e.signal("mxu", "c_ready")
-        e.wait("vpu", "c_ready")
+        if not early:
+            e.wait("vpu", "c_ready")
+
+
+def ahead(step: Step, name: str, op: str, most: int = 1 << 10) -> int:
+    """Ask for the first columns of a matrix before the vector work of `op` that its product waits for.
+
+    Returns how many columns: `most`, or what the places of the ring take.
+    """
+    m = step.layout.matrices[name]
+    columns = min(most, m.n_tiles, step.layout.slots // len(m.parts)) if step.prefetch else 0
+    if columns:
+        step.e.label(f"{name}.ahead")
+        with step.e.loop(columns):
+            for part in range(len(m.parts)):
+                _piece(step, name, part)
+        step.e.label(f"{op}.work")
+    return columns
 
 
 def _column_slot(step: Step) -> int:
@@ -338,15 +395,18 @@ def _column_slot(step: Step) -> int:
     return -(-words // granule) * granule
 
 
-def piece(step: Step, elements: str, scales: str, words: int, scales_at: int, *, register: str = "wp", split: int = 0) -> None:
-    """Load a piece of weights and its scales into the ring's next place; `split`: words of a row of half blocks, which load row by row."""
-    e = step.e
+def _piece(step: Step, name: str, part: int) -> None:
+    """Load the next piece of a matrix and its scales into the ring's next place; half blocks load row by row."""
+    e, m = step.e, step.layout.matrices[name]
+    words = m.depths[part] * m.n
+    count, apart = (m.n, m.outputs * 32 * FORMAT_BITS[m.elements] // 8) if m.split else (words, 0)
     e.wait("load", "w_free")
-    rows = words // split if split else 1
-    apart = split * step.layout.tile.rows * 32 * FORMAT_BITS[elements] // 8
-    e("load", target="w", format=elements, count=split or words, rows=rows, dst_reg=e.x("w"), address_reg=e.x(register), stride=apart)
-    e("load", target="ws", format=scales, count=words, dst_reg=e.x("w"), address=scales_at, address_reg=e.x(register))
+    e("load", target="w", format=m.elements, count=count, rows=words // count, dst_reg=e.x("wl"), address_reg=e.x("wp"), stride=apart)
+    e("load", target="ws", format=m.scales, count=words, dst_reg=e.x("wl"), address=m.element_bytes(part), address_reg=e.x("wp"))
     e.signal("load", "w_ready")
+    if step.layout.slots > 1:
+        e.toggle("wl", step.layout.slot_words)
+    e.add("wp", m.part_bytes(part))
 
 
 def taken(step: Step) -> None:
@@ -360,16 +420,21 @@ def _layer(step: Step) -> None:
     e, layout, v = step.e, step.layout, step.places.v
     d, rows = layout.decoder, step.shape.rows
     e.set("wp", layout.vector_bytes, of="layer", times=1)
-    _normed(step, "attention_norm", v["x"], rows)
-    project(step, "qkv", "normed", rows, whole=True)
-    attention(step)
-    residual(step, "o", "mixed", bias="o_bias" if d.o_bias else "", post_norm="attention_post_norm" if d.post_norms else "")
-    _normed(step, "mlp_norm", v["x"], rows)
-    (experts if d.routing else dense)(step)
+    e.label("attention_norm")
+    loaded = _normed(step, "attention_norm", v["x"], rows, then="qkv")
+    e.label("qkv")
+    early = ceil(layout.share.n_kv_heads * (layout.share.head + layout.share.value), layout.matrices["qkv"].outputs)
+    project(step, "qkv", "normed", rows, whole=True, loaded=loaded, early=early)
+    loaded = attention(step)
+    e.label("o")
+    residual(step, "o", "mixed", bias="o_bias" if d.o_bias else "", post_norm="attention_post_norm" if d.post_norms else "", loaded=loaded)
+    e.label("mlp_norm")
+    loaded = _normed(step, "mlp_norm", v["x"], rows, then="router" if d.routing else "gate_up")
+    (experts if d.routing else dense)(step, loaded)
 
 
-def residual(step: Step, name: str, source: str, *, bias: str, post_norm: str, ready: str | None = None) -> None:
-    """Multiply and add to x: directly, or after a norm of the whole product."""
+def residual(step: Step, name: str, source: str, *, bias: str, post_norm: str, ready: str | None = None, loaded: int = 0) -> None:
+    """Multiply and add to x: directly, or after a norm of the whole product. `loaded`: as `project` takes it."""
     e, layout, v = step.e, step.layout, step.places.v
     rows, width, s = step.shape.rows, layout.share.width, layout.share
     if ready is None:
@@ -404,7 +469,7 @@ def residual(step: Step, name: str, source: str, *, bias: str, post_norm: str, r
             e("vec", pre="add", **c, **out, **x)
         e.add("col", n)
 
-    project(step, name, source, rows, ready=ready, epilogue=add)
+    project(step, name, source, rows, ready=ready, loaded=loaded, epilogue=add)
     e.release("col")
     if s.n_tiles > 1:
         gather_vectors(step, target)
@@ -476,10 +541,12 @@ def _head(step: Step) -> None:
             e.param("t0", step.at("last") + s)
             e.set("t0", s * step.shape.tokens * width, of="t0", times=width)
             e("vec", pre="copy", len=width, a=v["x"], a_reg=e.x("t0"), dst=rows + s * width)
-    _normed(step, "final_norm", rows, n, final=True)
+    _normed(step, "final_norm", rows, n)
     e.set("wp", layout.addresses["head"] + 4 * _padded(width))
     e.param("columns", step.at("head_columns"))
     e.set("lo")
+    e.set("os")
+    e.label("head")
 
     def out(c: dict[str, int | str], outputs: int) -> None:
         e.wait("vpu", "out_free")

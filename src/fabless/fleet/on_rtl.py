@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from fabless.chip.chip import Chip
     from fabless.compiler.launch import Segment
     from fabless.compiler.partition import Shape
     from fabless.model.weights import Weights
@@ -101,7 +100,8 @@ class RtlSession(Session):
 
 def open_rtl_session(
     weights: Weights, tile: Tile, *, n_tiles: int = 1, memory_model: MemoryModel = IDEAL, link_latency_cycles: int = 1, check: bool = False,
-    partition: str = "tensor", context_tokens: int | None = None, prompt_tokens: int = -1, chunk: int | None = None, format: str = "int8_block32", head_format: str | None = None,
+    partition: str = "tensor", context_tokens: int | None = None, prompt_tokens: int = -1, chunk: int | None = None,
+    format: str = "int8_block32", head_format: str | None = None,
     say: Callable[[str], None] | None = None, progress: Callable[[int, int, int], None] | None = None,
 ) -> RtlSession:  # fmt: skip
     """Compile a model for a ring of tiles and put its weights into the memories of simulated ones; arguments as of `open_session` and `RtlSession`."""
@@ -131,10 +131,3 @@ def open_rtl_session(
 
 def _optimise(tile: Tile) -> str:
     return FAST if tile.rows > 4 else QUICK
-
-
-def memory_model_of(chip: Chip, tile: Tile) -> MemoryModel:
-    """Return the memory model of a chip's DRAM seen from one of its tiles: latency and share of bandwidth in cycles of its clock."""
-    share = chip.dram.bandwidth_bytes_per_s / chip.clock_hz / chip.n_cores / tile.memory_bytes_per_cycle
-    latency = max(1, round((chip.dram.latency_s or 0.0) * chip.clock_hz))
-    return MemoryModel(latency_cycles=latency, beats=max(1, min(64, int(share * 64))), cycles=64)

@@ -107,8 +107,8 @@ class Session:
         from fabless.sim.machine import launch, run_ring
 
         parameters = self.compiled.parameters(shape, segments, logits=logits)
-        spans = np.asarray(parameters["span_count"]).reshape(-1)
-        key = Launched(shape, tuple(int(n) for n in spans), logits)
+        spans = sum(np.asarray(parameters[name]).reshape(-1) for name in ("kept_count", "again_count") if name in parameters)
+        key = Launched(shape, tuple(int(n) for n in np.atleast_1d(spans)), logits)
         self.launches[key] = self.launches.get(key, 0) + 1
         self.examples.setdefault(key, parameters)
         if self._readable():
@@ -233,6 +233,7 @@ def open_session(
     from fabless.compiler.pack import pack
     from fabless.model.integer_reference import IntegerWeights
     from fabless.number.formats import format_named
+    from fabless.sim.machine import cleared
 
     tell = say or (lambda text: None)
     decoder = weights.decoder
@@ -252,7 +253,7 @@ def open_session(
     integers: IntegerWeights = IntegerWeights.load(weights, format_named(format), format_named(head_format or format))
     memories = []
     for layout in compiled.layouts:
-        memory = np.zeros(layout.memory_bytes, np.uint8)
+        memory = cleared((layout.memory_bytes,))
         pack(layout, integers, memory[: layout.image_bytes])
         memories.append(memory)
     if warming is not None and decoder.n_parameters > _SMALL:

@@ -8,7 +8,7 @@ A beat that the sender steps in cycle s can be taken from s + latency + 3 on (re
 # ruff: noqa: ANN001, ANN201  numba kernels: types are inferred
 from __future__ import annotations
 
-from fabless.program.isa import BY_MNEMONIC, LATENCY
+from fabless.program.isa import BY_MNEMONIC, LATENCY, Queue
 from fabless.program.timing import LINK_QUEUE_BEATS
 from fabless.sim.machine_words import column, native, wrap
 
@@ -19,11 +19,13 @@ SEND_FILL, RECV_FILL = LATENCY["SEND_FILL"], LATENCY["RECV_FILL"]
 #: A link: cycles of the last LINK_QUEUE_BEATS steps and takings, behind each how many there were.
 STEPPED, TAKEN, BEATS = 0, 1, LINK_QUEUE_BEATS
 LINK_SHAPE = (2, BEATS + 1)
+#: Where the account of an op keeps cycles of queue net, and those that waited for a neighbour.
+NET, BUSY, WAITED = int(Queue.NET), 0, 4
 #: A tile's net unit. Of either half: beats left (-1: none), beats in all, when it started, its last beat's cycle, when it is over, its place in
-#: the record of instructions; of the send besides: space and range; then the cycle up to which time is accounted for.
-(SEND_LEFT, SEND_BEATS, SEND_START, SEND_LAST, SEND_END, SEND_RECORD, SEND_SPACE, SEND_FIRST, SEND_BEHIND,
- RECV_LEFT, RECV_BEATS, RECV_START, RECV_LAST, RECV_END, COUNTED) = range(15)  # fmt: skip
-NET_WORDS = 15
+#: the record of instructions and its op; of the send besides: space and range; then the cycle up to which time is accounted for.
+(SEND_LEFT, SEND_BEATS, SEND_START, SEND_LAST, SEND_END, SEND_RECORD, SEND_OP, SEND_SPACE, SEND_FIRST, SEND_BEHIND,
+ RECV_LEFT, RECV_BEATS, RECV_START, RECV_LAST, RECV_END, COUNTED) = range(16)  # fmt: skip
+NET_WORDS = 16
 
 
 @native
@@ -45,7 +47,7 @@ def advance_send(net, link, latency, account, ends):
         net[SEND_END] = end = net[SEND_LAST] + SEND_FILL
         if net[SEND_RECORD] < len(ends):
             ends[net[SEND_RECORD]] = end
-        account_for(net, net[SEND_START], end, net[SEND_BEATS] + SEND_FILL, account)
+        account_for(net, net[SEND_OP], net[SEND_START], end, net[SEND_BEATS] + SEND_FILL, account)
     return True
 
 
@@ -65,21 +67,28 @@ def advance_recv(net, link, latency):
 
 
 @native
-def account_for(net, start, end, ideal, account):
-    """Add the cycles of [start, end) that are not accounted for yet: busy, and what is above `ideal` waits for the link."""
+def account_for(net, op, start, end, ideal, account):
+    """Add to an op the cycles of [start, end) that are not accounted for yet: busy, and what is above `ideal` waits for the link."""
     new = max(0, end - max(start, net[COUNTED]))
     waits = min(new, max(0, end - start - ideal))
-    account[0] += new - waits
-    account[1] += waits
+    account[op, NET, BUSY] += new - waits
+    account[op, NET, WAITED] += waits
     net[COUNTED] = max(net[COUNTED], end)
 
 
 @native
-def send(net, word, registers, start, beats, record):
+def send(net, word, registers, start, beats, record, op):
     """Start a `send` when both halves are free; return when that is. The running one, if any, must be over."""
     start = max(start, net[SEND_END], net[RECV_END])
     first = wrap(word[SRC] + registers[word[SRC_REG]])
-    net[SEND_LEFT], net[SEND_BEATS], net[SEND_START], net[SEND_LAST], net[SEND_RECORD] = beats, beats, start, start, record
+    net[SEND_LEFT], net[SEND_BEATS], net[SEND_START], net[SEND_LAST], net[SEND_RECORD], net[SEND_OP] = (
+        beats,
+        beats,
+        start,
+        start,
+        record,
+        op,
+    )
     net[SEND_SPACE], net[SEND_FIRST], net[SEND_BEHIND] = word[SPACE], first, first + word[COUNT]
     return start
 
@@ -96,7 +105,7 @@ def recv(net, start, beats, account):
     """Start a `recv` when its half is free."""
     start = max(start, net[RECV_END])
     if net[SEND_LEFT] >= 0:
-        account_for(net, net[SEND_START], start, start, account)
+        account_for(net, net[SEND_OP], net[SEND_START], start, start, account)
     net[RECV_LEFT], net[RECV_BEATS], net[RECV_START], net[RECV_LAST] = beats, beats, start, start
 
 
@@ -112,9 +121,9 @@ def both(net, link_in, link_out, latency, account, ends):
 
 
 @native
-def end_recv(net, account):
+def end_recv(net, op, account):
     """Return when the `recv` that took its last beat frees its half."""
     net[RECV_LEFT] = -1
     net[RECV_END] = end = net[RECV_LAST] + RECV_FILL
-    account_for(net, net[RECV_START], end, net[RECV_BEATS] + RECV_FILL, account)
+    account_for(net, op, net[RECV_START], end, net[RECV_BEATS] + RECV_FILL, account)
     return end

@@ -4,8 +4,9 @@
 //   tile I            the commands below are for tile I (at first 0); link, sync, run and quit are for all
 //   program FILE      write program memory (16 bytes a word, little endian); words that it holds already are left out
 //   parameters FILE   write parameter memory (4 bytes a word), likewise
-//   memory LATENCY BEATS CYCLES PERIOD BUSY
-//                     answers come LATENCY cycles after their request; BEATS beats in CYCLES cycles; refresh: BUSY of every PERIOD cycles
+//   memory LATENCY BEATS CYCLES PERIOD BUSY BANKS ROW_BYTES ACTIVATE PRECHARGE ROW_CYCLES
+//                     answers come LATENCY cycles after their request; BEATS beats in CYCLES cycles; refresh: BUSY of every PERIOD cycles;
+//                     BANKS above 0: rows of ROW_BYTES in banks that must be open, reads and writes apart (the rules of MemoryModel and Banks)
 //   trace FILE        from now on write (cycle, queues that started an instruction) as two 8-byte integers for each such cycle; "-" ends it
 //   sync              answers "ready" when all before it is done
 //   link LATENCY      beats and credits arrive LATENCY cycles after they left
@@ -16,6 +17,7 @@
 // Memory is a file that is mapped and shared with the caller. Bytes behind its end read as zero and are not written.
 #include "Vfl_tile.h"
 #include "verilated.h"
+#include <algorithm>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -33,9 +35,37 @@ static const uint64_t WIDTH = FL_WIDTH, LINK = FL_LINK;
 
 struct Model {
     uint64_t latency = 1, beats = 1, cycles = 1, period = 0, busy = 0;
-    bool ready(uint64_t t) const {
-        if (period && t % period < busy) return false;
-        return (t + 1) * beats / cycles != t * beats / cycles;
+    uint64_t banks = 0, row_bytes = 256, activate = 0, precharge = 0, row_cycles = 0;
+    bool slot(uint64_t t) const { return (t + 1) * beats / cycles != t * beats / cycles; }
+    bool ready(uint64_t t) const { return outside_refresh(t) == t && slot(t); }
+    uint64_t outside_refresh(uint64_t t) const { return period && t % period < busy ? t + busy - t % period : t; }
+};
+
+// The banks of one channel. A beat offered in cycle t may use its row in cycle `usable(t)`; beats come in order.
+struct Banks {
+    std::vector<uint64_t> row, at;
+    std::vector<bool> used;
+    uint64_t next_answer = 0;
+    void reset(const Model& m) {
+        row.assign(m.banks, 0), at.assign(m.banks, 0), used.assign(m.banks, false);
+        next_answer = 0;
+    }
+    uint64_t usable(const Model& m, uint64_t t, uint64_t address) {
+        const uint64_t r = address / m.row_bytes, b = r % m.banks;
+        uint64_t c = m.outside_refresh(t);
+        const bool open = used[b] && (!m.period || c / m.period == at[b] / m.period);
+        if (open && row[b] == r) return std::max(c, at[b] + m.activate);
+        if (open) c += m.precharge;
+        if (used[b]) c = std::max(c, at[b] + m.row_cycles);
+        c = m.outside_refresh(c);
+        used[b] = true, row[b] = r, at[b] = c;
+        return c + m.activate;
+    }
+    uint64_t answer(const Model& m, uint64_t t, uint64_t address) {
+        uint64_t c = std::max(usable(m, t, address) + m.latency, next_answer);
+        while (!m.slot(c)) c++;
+        next_answer = c + 1;
+        return c;
     }
 };
 
@@ -71,6 +101,9 @@ struct Bench {
     std::vector<uint8_t> held[2];  // what parameter and program memory hold
     std::vector<uint64_t> due, address;  // a ring of requests on their way
     uint64_t head = 0, tail = 0, time = 0;
+    Banks reads, writes;
+    bool waiting = false;  // a write that was offered and is taken in cycle `taken`
+    uint64_t taken = 0;
 
     void tick() {
         top->clk = 1;
@@ -118,9 +151,19 @@ struct Bench {
     }
     // Before the edge that ends cycle `t`: ports that the tile drives are stable, ports that we drive are set.
     void drive(uint64_t t) {
-        const bool ready = model.ready(t);
+        bool ready = model.ready(t), write = ready;
+        if (model.banks) {
+            // No output depends on an input within a cycle: the last evaluation left what the tile offers in this one.
+            ready = true;
+            if (top->write_valid && !waiting) {
+                waiting = true, taken = writes.usable(model, t, top->write_address);
+                while (!model.ready(taken)) taken++;
+            }
+            write = waiting && taken == t;
+            if (write) waiting = false;
+        }
         top->read_ready = ready;
-        top->write_ready = ready;
+        top->write_ready = write;
         top->answer_valid = 0;
         if (head != tail && due[head % due.size()] <= t) {
             const uint64_t a = address[head % due.size()];
@@ -131,7 +174,7 @@ struct Bench {
             head++;
         }
         // No output depends on an input within a cycle: what the last evaluation left is what memory sees.
-        if (top->write_valid && ready) {
+        if (top->write_valid && write) {
             const uint64_t a = top->write_address;
             const uint8_t *data = bytes(top->write_data), *strobe = bytes(top->write_strobe);
             for (uint64_t i = 0; i < WIDTH; i++)
@@ -139,7 +182,7 @@ struct Bench {
         }
         if (top->read_valid && ready) {
             address[tail % due.size()] = top->read_address;
-            due[tail % due.size()] = t + model.latency;
+            due[tail % due.size()] = model.banks ? reads.answer(model, t, top->read_address) : t + model.latency;
             tail++;
         }
         if (trace && top->popped) {
@@ -152,6 +195,7 @@ struct Bench {
         due.assign(4096, 0);
         address.assign(4096, 0);
         head = tail = 0;
+        reads.reset(model), writes.reset(model), waiting = false;
         top->start = 1;
         tick();
         top->start = 0;
@@ -210,7 +254,7 @@ int main(int argc, char** argv) {
     size_t chosen = 0;
     char line[4096], name[4096];
     while (fgets(line, sizeof line, stdin)) {
-        unsigned long long v[5];
+        unsigned long long v[10];
         Bench& b = *ring[chosen];
         if (sscanf(line, "tile %llu", v) == 1 && *v < ring.size()) chosen = *v;
         else if (sscanf(line, "link %llu", v) == 1) {
@@ -220,8 +264,10 @@ int main(int argc, char** argv) {
         else if (!strncmp(line, "sync", 4)) {
             puts("ready");
             fflush(stdout);
-        } else if (sscanf(line, "memory %llu %llu %llu %llu %llu", v, v + 1, v + 2, v + 3, v + 4) == 5) {
+        } else if (sscanf(line, "memory %llu %llu %llu %llu %llu %llu %llu %llu %llu %llu", v, v + 1, v + 2, v + 3, v + 4, v + 5, v + 6, v + 7, v + 8,
+                          v + 9) == 10) {
             b.model.latency = v[0], b.model.beats = v[1], b.model.cycles = v[2], b.model.period = v[3], b.model.busy = v[4];
+            b.model.banks = v[5], b.model.row_bytes = v[6], b.model.activate = v[7], b.model.precharge = v[8], b.model.row_cycles = v[9];
         } else if (sscanf(line, "trace %4095s", name) == 1) {
             if (b.trace) fclose(b.trace);
             b.trace = strcmp(name, "-") ? fopen(name, "wb") : nullptr;

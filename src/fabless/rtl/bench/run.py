@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from fabless.program.program import Program
     from fabless.program.tile import Tile
 
-#: latency, beats, cycles, refresh period, refresh: see `sim.dram.MemoryModel.numbers`.
-Numbers = tuple[int, int, int, int, int]
-IDEAL: Numbers = (1, 1, 1, 0, 0)
+#: latency, beats, cycles, refresh period, refresh, banks, bytes of a row, activate, precharge, row cycles: see `sim.dram.MemoryModel.numbers`.
+Numbers = tuple[int, ...]
+IDEAL: Numbers = (1, 1, 1, 0, 0, 0, 256, 0, 0, 0)
 
 
 @dataclass(frozen=True)
