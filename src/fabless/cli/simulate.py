@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from fabless.cli.hardware import described
+from fabless.cli.hardware import described, ring_of
 from fabless.cli.say import say, say_json, say_ops, say_table
 from fabless.core.errors import InputError
 from fabless.core.units import si
@@ -27,7 +27,9 @@ def simulate(
     batch: int = 1,
     tokens: int = 1,
     position: int = 0,
+    tiles: int = 1,
     latency_cycles: int | None = None,
+    link_latency_cycles: int = 1,
     memory: str = "latency",
     ops: Annotated[bool, Parameter(negative="")] = False,
     perfetto: Path | None = None,
@@ -41,7 +43,9 @@ def simulate(
         batch: sequences in the launch.
         tokens: new tokens of each.
         position: tokens already in each sequence's cache.
+        tiles: tiles of a ring that share the model; what is printed and traced is of the tile that takes longest, its counters of all.
         latency_cycles: cycles until memory answers; the chip's DRAM latency when not given.
+        link_latency_cycles: cycles from a tile to the next.
         memory: ideal, latency (and share of bandwidth), or banks (as well rows, banks and refresh of the chip's standard).
         ops: list every op of the model with the cycles it adds, what it computes and moves, and what it waits for.
         perfetto: write every instruction of the launch as a trace that ui.perfetto.dev opens.
@@ -60,17 +64,17 @@ def simulate(
     for option, value, least in (("--batch", batch, 1), ("--tokens", tokens, 1), ("--position", position, 0)):
         if value < least:
             raise InputError(f"{option} must be at least {least}, not {value}")
-    name, tile, answers = described(chip, latency_cycles, memory)
+    name, tile, answers = described(chip, latency_cycles, memory, tiles)
     decoder = open_weights(model).decoder
     context = min(decoder.context_tokens, 2048)
     if position + tokens > context:
         raise InputError(f"--position {position} and --tokens {tokens} exceed the context of {context} tokens; lower one")
     shape, pages = Shape(batch, tokens), -(-context // PAGE_KEYS)
-    compiled = compile_model(decoder, tile, [shape], context_tokens=context, n_pages=pages * batch)
+    compiled = compile_model(decoder, tile, [shape], context_tokens=context, n_pages=pages * batch, n_tiles=tiles)
     segments = [Segment([0] * tokens, position, range(i * pages, (i + 1) * pages)) for i in range(batch)]
-    program, parameters = compiled.program(shape), compiled.parameters(shape, segments)
+    programs, parameters = compiled.programs[shape], compiled.parameters(shape, segments)
     began = monotonic()
-    trace = run(program, tile, parameters, answers)
+    trace = run(programs, tile, parameters, answers, link_latency_cycles=link_latency_cycles)
     host_s = monotonic() - began
     least = bound(counted_model(decoder), tile, answers, batch=batch, tokens=tokens, position=position, weights=_FORMAT, head=_FORMAT)
     roofline = roofline_cycles(least, tile)
@@ -78,25 +82,34 @@ def simulate(
         from fabless.core.files import write_text
         from fabless.sim.timeline import perfetto_text, timeline
 
-        write_text(perfetto, perfetto_text(program, timeline(program, parameters, answers)))
+        shown = programs[trace.slowest_tile]
+        timed = timeline(shown, parameters, answers, ring=programs, link_latency_cycles=link_latency_cycles)
+        write_text(perfetto, perfetto_text(shown, timed))
     if json:
-        say_json({"model": decoder.name, "chip": name, "batch": batch, "tokens": tokens, "position": position, "memory": answers,
+        say_json({"model": decoder.name, "chip": name, "batch": batch, "tokens": tokens, "position": position, "tiles": tiles, "memory": answers,
                   "cycles": int(trace.cycles), "units": dict(trace.units), "stalls": dict(trace.stalls), "counters": counted(trace), "banks": trace.banks,
                   "estimated_cycles": least.cycles, "estimate_below_ratio": 1 - least.cycles / trace.cycles, "roofline_cycles": roofline,
                   "utilisation_ratio": roofline / trace.cycles,
                   "ops": [_op(trace, i) for i in range(len(trace.events))], "host_s": host_s})  # fmt: skip
         return
     say(
-        f"{decoder.name} on one tile of '{name}': {batch} x {tokens} tokens at position {position}: {int(trace.cycles):,} cycles, cycle fidelity"
+        f"{decoder.name} on {ring_of(tiles)} of '{name}': {batch} x {tokens} tokens at position {position}: {int(trace.cycles):,} cycles, cycle fidelity"
     )
     say(
         f"estimate {least.cycles:,.0f} cycles, {1 - least.cycles / trace.cycles:.1%} below; {roofline / trace.cycles:.1%} of the bound by compute or memory"
     )
     stalls = dict(trace.stalls)
-    say_table(("queue", "busy", "of all", "waits for a semaphore", "waits for memory", "finds a queue full"), [
-        (queue, f"{busy:,.0f}", f"{busy / trace.cycles:.1%}", *(f"{stalls.get(f'{queue}.{cause}', 0.0):,.0f}" for cause in ("semaphore", "memory", "full")))
+    causes = ("semaphore", "memory", "link", "full") if tiles > 1 else ("semaphore", "memory", "full")
+    says = {
+        "semaphore": "waits for a semaphore",
+        "memory": "waits for memory",
+        "link": "waits for a neighbour",
+        "full": "finds a queue full",
+    }
+    say_table(("queue", "busy", "of all", *(says[c] for c in causes)), [
+        (queue, f"{busy:,.0f}", f"{busy / trace.cycles:.1%}", *(f"{stalls.get(f'{queue}.{cause}', 0.0):,.0f}" for cause in causes))
         for queue, busy in trace.units if busy
-    ], right=(1, 2, 3, 4, 5))  # fmt: skip
+    ], right=range(1, 3 + len(causes)))  # fmt: skip
     moved = ", ".join(f"{level} {si(n, 'B')}" for level, n in trace.counters.levels)
     say(f"{trace.counters.total_macs:,.0f} multiply-accumulates, {trace.counters.vector_ops:,.0f} vector operations; {moved}")
     if trace.banks:
