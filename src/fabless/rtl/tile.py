@@ -11,8 +11,9 @@ from fabless.program.isa import N_SEMAPHORES, WORD_BITS
 from fabless.program.isa import Queue as Name
 from fabless.rtl.block import Block
 from fabless.rtl.clock import gated, lingering
+from fabless.rtl.counters import N_COUNTERS, WIDTH, Counters
 from fabless.rtl.load import Load, log2
-from fabless.rtl.memory import Ram
+from fabless.rtl.memory import Ram, index_bits
 from fabless.rtl.mxu import Mxu
 from fabless.rtl.net import Net
 from fabless.rtl.queue import Queue, Semaphores
@@ -31,7 +32,8 @@ class TileTop(Block):
     """Run programs.
 
     Host: while `done`, write words by `host_program` or `host_parameter` with `host_address`, `host_data`; raise `start` for a cycle; wait for `done`.
-    `cycles` counts from the first instruction to halt. Memory: a read channel `read_valid`, `read_ready`, `read_address` with answers `answer_valid`,
+    `cycles` counts from the first instruction to halt; `counter_data` is the counter that
+    `counter_address` chose a cycle before (see `counters`). Memory: a read channel `read_valid`, `read_ready`, `read_address` with answers `answer_valid`,
     `answer_data` in order, never refused; a write channel `write_valid`, `write_ready`, `write_address`, `write_data`, `write_strobe`. Addresses are
     bytes, multiples of the width. Links of the ring: `link_valid`, `link_data` and `credit_out` to be carried, in as many cycles as the wires take but at
     least one, to `arrive_valid`, `arrive_data` of the next tile and `credit` of the one before (see `net.Net`). `popped`: one bit a queue, high when an
@@ -55,6 +57,7 @@ class TileTop(Block):
             self.output("cycles", 48),
             self.output("popped", 6),
         )
+        self.counter_address, self.counter_data = self.input("counter_address", index_bits(N_COUNTERS)), self.output("counter_data", WIDTH)
         self.host_program, self.host_parameter = self.input("host_program", 1), self.input("host_parameter", 1)
         self.host_address, self.host_data = self.input("host_address", 32), self.input("host_data", WORD_BITS)
         self.read_valid, self.read_ready, self.read_address = (
@@ -130,6 +133,7 @@ class TileTop(Block):
             ]  # fmt: skip
             # what is idle for the head of queue net may still be sending
             idle = idle & queue.empty & (unit.quiet if q == Name.NET else queue.idle)
+        self._counters(m, sequencer, queues, units)
         running = Signal()
         with m.If(self.start):
             m.d.sync += [running.eq(1), self.cycles.eq(0)]
@@ -139,6 +143,19 @@ class TileTop(Block):
             sequencer.all_idle.eq(idle), sequencer.start.eq(self.start), self.done.eq(sequencer.done), self.popped[Name.CTRL].eq(sequencer.retired),
             sequencer.host_program.eq(self.host_program), sequencer.host_parameter.eq(self.host_parameter),
             sequencer.host_address.eq(self.host_address), sequencer.host_data.eq(self.host_data),
+        ]  # fmt: skip
+
+    def _counters(self, m: Module, sequencer: Sequencer, queues: dict[Name, Queue], units: dict[Name, Any]) -> None:
+        """Count where cycles go."""
+        m.submodules.counters = counters = Counters()
+        for q, queue in queues.items():
+            busy = ~units[q].quiet if q == Name.NET else ~units[q].idle
+            counters.watch("busy", q, queue.go | queue.fired | busy)
+            counters.watch("semaphore", q, queue.held)
+        counters.watch("semaphore", Name.CTRL, sequencer.waits)
+        counters.watch("full", Name.CTRL, sequencer.finds_full)
+        m.d.comb += [
+            counters.clear.eq(self.start), counters.address.eq(self.counter_address), self.counter_data.eq(counters.data),
         ]  # fmt: skip
 
     def _vector_buffer(self, m: Module, sequencer: Sequencer, load: Load, store: Store, vector: Vector, net: Net) -> None:

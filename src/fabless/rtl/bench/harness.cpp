@@ -8,6 +8,7 @@
 //                     answers come LATENCY cycles after their request; BEATS beats in CYCLES cycles; refresh: BUSY of every PERIOD cycles;
 //                     BANKS above 0: rows of ROW_BYTES in banks that must be open, reads and writes apart (the rules of MemoryModel and Banks)
 //   trace FILE        from now on write (cycle, queues that started an instruction) as two 8-byte integers for each such cycle; "-" ends it
+//   counters          answers "counters N..." of the last run, in the order of rtl/counters.py
 //   sync              answers "ready" when all before it is done
 //   link LATENCY      beats and credits arrive LATENCY cycles after they left
 //   run LIMIT         start all in one cycle, wait until all are done; answers "at CYCLES" now and then, at last "done SECONDS CYCLES..." or
@@ -81,6 +82,8 @@ static std::vector<uint8_t> content(const char* name) {
     fclose(f);
     return data;
 }
+
+static const int N_COUNTERS = 24;  // as many as rtl/counters.py has
 
 struct Beat {
     uint64_t due;
@@ -191,6 +194,16 @@ struct Bench {
         }
         drive_links(t);
     }
+    void counters() {
+        printf("counters");
+        for (int i = 0; i < N_COUNTERS; i++) {
+            top->counter_address = i;
+            tick();
+            printf(" %llu", (unsigned long long)top->counter_data);
+        }
+        puts("");
+        fflush(stdout);
+    }
     void start() {
         due.assign(4096, 0);
         address.assign(4096, 0);
@@ -261,6 +274,7 @@ int main(int argc, char** argv) {
             for (Bench* one : ring) one->link_latency = *v;
         } else if (sscanf(line, "program %4095s", name) == 1) b.load(true, name);
         else if (sscanf(line, "parameters %4095s", name) == 1) b.load(false, name);
+        else if (!strncmp(line, "counters", 8)) b.counters();
         else if (!strncmp(line, "sync", 4)) {
             puts("ready");
             fflush(stdout);

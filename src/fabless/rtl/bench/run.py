@@ -158,6 +158,16 @@ class Simulation:
             )
         return tuple(int(n) for n in answer[2:])
 
+    def counters(self, tile: int = 0) -> dict[tuple[str, str], int]:
+        """Return a tile's counters of the last launch, by (event, queue); see `rtl.counters`."""
+        from fabless.program.isa import Queue
+        from fabless.rtl.counters import EVENTS, address
+
+        self._say(f"tile {tile}")
+        self._say("counters")
+        values = [int(n) for n in self._answer("counters")[1:]]
+        return {(event, queue.name.lower()): values[address(event, queue)] for event in EVENTS for queue in Queue}
+
     def finish(self, cycles: Sequence[int] = ()) -> tuple[RtlState, ...]:
         """End the simulation and return what it left, tile by tile."""
         self._say("quit")
