@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from fabless.compiler.modules.driver import compile_module
 from fabless.fleet.module_run import call, cycles_by_operation
 from fabless.model import module_reference as reference
-from fabless.program.tile import DEMO, TINY, Tile
+from fabless.number.bounds import FUNCTION, U, activation_error, product_error, weight_error
+from fabless.program.tile import DEMO, DIE, TINY, Tile
 from fabless.program.verify import verify
 from fabless.sim.cycles import time
 from fabless.sim.machine import execute
@@ -32,7 +33,7 @@ _spec.loader.exec_module(examples)
 
 ODD = Tile(8, 4, 96, 200, 640, 6144, 4096, 8192, 1 << 26, 32)
 WIDE = Tile(64, 32, 256, 2048, 512, 32768, 4096, 8192, 1 << 26, 128)
-TILES = {"tiny": replace(TINY, instruction_words=8192), "odd": ODD, "demo": DEMO, "wide": WIDE}
+TILES = {"tiny": replace(TINY, instruction_words=8192), "odd": ODD, "demo": DEMO, "wide": WIDE, "die": DIE}
 
 
 class Everything(nn.Module):
@@ -41,7 +42,9 @@ class Everything(nn.Module):
     def __init__(self):
         super().__init__()
         self.norm, self.down = nn.RMSNorm(40), nn.Conv2d(2, 3, (3, 2), stride=(2, 1), padding=(1, 0), bias=False)
-        self.row = nn.Parameter(torch.randn(40))
+        self.row, self.batch = nn.Parameter(torch.randn(40)), nn.BatchNorm2d(2)
+        self.batch.running_mean.uniform_(-0.5, 0.5)
+        self.batch.running_var.uniform_(0.5, 2.0)
 
     def forward(self, x):  # [2, 6, 40]
         y = self.norm(x).tanh() * self.row - torch.sigmoid(x)
@@ -50,7 +53,7 @@ class Everything(nn.Module):
         mixed = nn.functional.scaled_dot_product_attention(y, torch.cat([a, b, c.exp()], 1), y, is_causal=True)
         mask = torch.tensor([[True] * 6, *[[True] * i + [False] * (6 - i) for i in range(1, 6)]])
         mixed = mixed + nn.functional.scaled_dot_product_attention(y, x, x, attn_mask=mask)
-        images = mixed.view(2, 2, 3, 40)
+        images = self.batch(mixed.view(2, 2, 3, 40))
         pooled = nn.functional.max_pool2d(images, 3, stride=2, padding=1)
         seen = nn.functional.avg_pool2d(self.down(images), (1, 2))
         return pooled.flatten(1), (seen / (mixed.mean(-1)[:, :3, None, None] + 5)).softmax(1), mixed.amax((1, 2)), x.sum(1).square().neg()
@@ -112,43 +115,10 @@ def test_a_wrong_bit_is_noticed():
 
 # ---------------------------------------------------------------- against float, within a derived bound
 
-U = 2.0**-24  # a rounding of binary32 to nearest, relative
-#: exp2, rcp, rsqrt are within 0.95 units in the last place (number.functions), a unit being at most 2^-23 of the value.
-FUNCTION = 0.95 * 2.0**-23
-
-
-def weight_error(weight):
-    """Return per element how far an int8 block with an fp16 scale nearest to amax / 127 can be from the weight.
-
-    Half a step, the scale being at most (1 + 2^-11) amax / 127, and what clipping at 127 steps takes off: at most 2^-11 amax. Below fp16's least
-    normal the scale is off by half of 2^-24 instead, times 127 steps.
-    """
-    amax = block_amax(weight)
-    return amax / 254 * (1 + 2.0**-11) + np.maximum(amax * 2.0**-11, 127 * 2.0**-25)
-
-
-def activation_error(x):
-    """Return per element how far an int8 block with a bf16 scale rounded up from amax / 127 can be from x: half a step, and the inverse's error.
-
-    The scale is at most (1 + 2^-7) amax / 127; x * inv is off by rcp's error and two roundings, of at most 127 steps.
-    """
-    step = block_amax(x) / 127 * (1 + 2.0**-7)
-    return step / 2 + 127 * step * (FUNCTION + 3 * U)
-
-
-def block_amax(x):
-    k = x.shape[-1]
-    padded = np.zeros((*x.shape[:-1], -(-k // 32) * 32))
-    padded[..., :k] = np.abs(x)
-    return np.repeat(padded.reshape(*x.shape[:-1], -1, 32).max(-1), 32, axis=-1)[..., :k]
-
 
 def product_bound(x, w, ew):
-    """Return the exact product and its bound for rows `[M, k]` and `[n, k]`: errors of both factors, then of as many additions as there are blocks."""
-    ex = activation_error(x)
-    factors = np.abs(x) @ ew.T + ex @ np.abs(w).T + ex @ ew.T
-    terms = (np.abs(x) + ex) @ (np.abs(w) + ew).T
-    return x @ w.T, factors + terms * (2 * -(-x.shape[-1] // 32) + 2) * U
+    """Return the exact product of rows `[M, k]` and `[n, k]`, and its bound."""
+    return x @ w.T, product_error(x, activation_error(x), w, ew)
 
 
 def exact_and_bound(module, node, x):
@@ -293,6 +263,21 @@ def test_any_convolution(data):
     x = torch.randn(batch, channels, *sides)
     module = capture(net, (x,))
     compiled = compile_module(module, TILES[draw(st.sampled_from(sorted(TILES)))])
+    verify(compiled.program)
+    assert differences(module, call(compiled, x.numpy(), fast=False), reference.run(module, x.numpy())) == []
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    st.sampled_from([3, 8, 16, 40]), st.tuples(st.integers(1, 3), st.integers(1, 4)), st.tuples(st.integers(1, 3), st.integers(1, 3)), st.booleans(),
+    st.sampled_from([nn.MaxPool2d, nn.AvgPool2d]), st.sampled_from(sorted(TILES)),
+)  # fmt: skip
+def test_any_pool_behind_a_convolution_and_before_one(channels, kernel, stride, padded, pool, tile):
+    padding = tuple(k // 2 for k in kernel) if padded and pool is nn.MaxPool2d else 0
+    net = nn.Sequential(nn.Conv2d(2, channels, 1), pool(kernel, stride, padding), nn.Conv2d(channels, 4, 1)).eval()
+    x = torch.randn(2, 2, 5, 7)
+    module = capture(net, (x,))
+    compiled = compile_module(module, TILES[tile])
     verify(compiled.program)
     assert differences(module, call(compiled, x.numpy(), fast=False), reference.run(module, x.numpy())) == []
 

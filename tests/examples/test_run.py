@@ -105,6 +105,16 @@ def test_trace_shows_the_machine_at_an_instruction_of_any_launch(capsys):
     assert second["digests_before"]["layers"] == third["digests_after"]["layers"]
 
 
+def test_trace_looks_at_any_stage_of_a_pipeline(capsys):
+    words = ("trace", "--tiles", "2", "--chips", "2", "--partition", "pipeline", "--tile", "1", "--weights", "nvfp4")
+    listed = json.loads(said(capsys, *words, "--json"))
+    arrival = next(e["pc"] for e in listed if e["mnemonic"] == "recv")
+    shown = json.loads(said(capsys, *words, "--at", str(arrival), "--json"))
+    assert (shown["tile"], shown["mnemonic"]) == (1, "recv")
+    assert any(shown["written"][0]["values"])
+    assert not any(shown["overwritten"][0]["values"])
+
+
 def test_trace_looks_into_any_program_and_finds_where_two_part(capsys, tmp_path):
     said(capsys, "compile", "--out", str(tmp_path / "a.s"))
     text = (tmp_path / "a.s").read_text("utf-8")

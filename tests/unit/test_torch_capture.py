@@ -12,7 +12,7 @@ import pytest
 from fabless.cli import run
 from fabless.compiler.modules.driver import compile_module
 from fabless.core.errors import InfeasibleError, InputError, UnsupportedError
-from fabless.program.tile import DEMO, TINY
+from fabless.program.tile import TINY
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install 'fabless[torch]'")
 from torch import nn  # noqa: E402  behind the skip
@@ -85,16 +85,50 @@ def test_a_tile_that_is_too_small_is_named_with_the_operation():
         compile_module(module, replace(TINY, memory_bytes=4096))
     with pytest.raises(InfeasibleError, match=r"Sequential: \d+ instructions, program memory holds 32"):
         compile_module(module, replace(TINY, instruction_words=32))
-    product = of(lambda m, a, b: a @ b, (2, 3, 64), (2, 64, 3))
-    wide = replace(DEMO, rows=64, vector_lanes=64)
-    with pytest.raises(UnsupportedError, match="matmul: products of two computed tensors need at most 32 vector lanes, the tile has 64"):
-        compile_module(product, wide)
 
 
 def test_constants_are_held_once_and_what_depends_on_parameters_alone_is_computed_before():
     module = of(lambda m, x: x + m.w.weight.exp().sum() + m.w.weight.exp().sum(), (2, 2), w=nn.Linear(2, 2))
     assert [n.kind for n in module.nodes] == ["input", "constant", "binary", "binary"]
     assert len(module.constants) == 1
+
+
+def normed(layer, norm):
+    with torch.no_grad():
+        norm.running_mean.normal_()
+        norm.running_var.uniform_(0.5, 2.0)
+        norm.weight.uniform_(0.5, 2.0)
+        norm.bias.normal_()
+    return layer.eval(), norm.eval()
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(
+    ("layer", "norm", "shape"), [(nn.Conv2d, nn.BatchNorm2d, (1, 2, 3, 3)), (nn.Linear, nn.BatchNorm1d, (4, 2))], ids=["conv", "linear"]
+)
+def test_a_batch_norm_is_folded_into_the_layer_that_it_alone_reads(layer, norm, shape, bias):
+    sizes = (2, 3, 1) if layer is nn.Conv2d else (2, 3)
+    layer, norm = normed(layer(*sizes, bias=bias), norm(3))
+    module = capture(nn.Sequential(layer, norm).eval(), (torch.randn(shape),))
+    (node,) = (n for n in module.nodes if n.kind != "input")
+    scale = (norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()).detach()
+    before = layer.bias.double() if bias else torch.zeros(3, dtype=torch.float64)
+    shift = norm.bias.double() + (before - norm.running_mean.double()) * scale
+    weight = layer.weight.double() * scale.reshape(-1, *[1] * (layer.weight.ndim - 1))
+    assert set(module.constants) == {node["weight"], node["bias"]}  # what was folded is not kept
+    assert np.array_equal(module.constants[node["weight"]], weight.detach().float().numpy())
+    assert np.allclose(module.constants[node["bias"]], shift.detach().numpy(), rtol=2.0**-23, atol=0)  # rounded once to binary32
+
+
+def test_a_batch_norm_whose_layer_is_read_twice_stays():
+    layer, norm = normed(nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3))
+
+    def twice(m, x):
+        y = m.layer(x)
+        return m.norm(y) + y
+
+    module = of(twice, (1, 2, 3, 3), layer=layer, norm=norm)
+    assert [n.kind for n in module.nodes] == ["input", "conv2d", "affine", "binary"]
 
 
 def test_every_kind_has_a_meaning_everywhere():

@@ -83,11 +83,11 @@ def run(
     if given is None:
         raise InputError(f"{model}: no prompt; give one with -p 'Why is the sky blue?'")
     ids = prompt_ids(tokenizer, given, raw=raw)
-    say_while = None if json else _note
+    say_while = None if json else note
     session = open_session(opened, tile, n_tiles=tiles, partition=partition, context_tokens=context, prompt_tokens=len(ids), format=weights,
                            head_format=head, say=say_while)  # fmt: skip
     stream, out, text, first_s = tokenizer.stream(), [], [], 0.0
-    _clear()
+    clear()
     for token in session.generate(ids, max_tokens, sampling, end_ids=tokenizer.end_ids):
         first_s = first_s or time.monotonic() - began
         out.append(token)
@@ -123,13 +123,15 @@ def cost_line(cost: RunCost, chip: Chip, tiles: int, chips: int, n_tokens: int) 
     )
 
 
-def _note(text: str) -> None:
+def note(text: str) -> None:
+    """Show what is going on, in place of what was shown before, where somebody watches."""
     if sys.stderr.isatty():
         sys.stderr.write(f"\r\x1b[2K{text} ...")
         sys.stderr.flush()
 
 
-def _clear() -> None:
+def clear() -> None:
+    """Take away what `note` showed."""
     if sys.stderr.isatty():
         sys.stderr.write("\r\x1b[2K")
         sys.stderr.flush()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -24,7 +25,10 @@ def rtl(
     out: Path | None = None,
     run: str | None = None,
     prompt: Annotated[str, Parameter(name=["--prompt", "-p"])] = "ROMEO:\n",
+    raw: bool = False,
     max_tokens: int = 16,
+    weights: str = "int8_block32",
+    head: str | None = None,
     latency_cycles: int | None = None,
     memory: str = "latency",
     check: bool = False,
@@ -38,7 +42,10 @@ def rtl(
         run: a model that the RTL runs in Verilator: tinyshakes, smollm2-135m, a GGUF file, a Hugging Face directory. Cycles are held against the
             cycle simulator at every launch.
         prompt: what the model continues.
+        raw: give the prompt as it is, not as a turn of a conversation.
         max_tokens: tokens to write at most.
+        weights: number format of the weights, as of 'fabless run'.
+        head: number format of the head and the token table, when it differs.
         latency_cycles: cycles until memory answers; the chip's DRAM latency when not given.
         memory: ideal, latency (and share of bandwidth), or banks (as well rows, banks and refresh of the chip's standard).
         check: hold every byte of memory against the bit-exact machine after every launch.
@@ -46,7 +53,8 @@ def rtl(
     """
     name, tile, answers = described(chip, latency_cycles, memory)
     if run is not None:
-        _run(name, tile, answers, model=run, prompt=prompt, max_tokens=max_tokens, check=check, json=json)
+        formats = {"format": weights, "head_format": head}
+        _run(name, tile, answers, model=run, formats=formats, prompt=prompt, raw=raw, max_tokens=max_tokens, check=check, json=json)
     if out is None and run is not None:
         return
     from fabless.rtl.documents import write_documents
@@ -76,21 +84,38 @@ def described(chip: str, latency_cycles: int | None, kind: str = "latency") -> t
     return "tiny" if chip == "tiny" else description.name, tile, model
 
 
-def _run(name: str, tile: Tile, memory: MemoryModel, *, model: str, prompt: str, max_tokens: int, check: bool, json: bool) -> None:
-    from fabless.cli.execute import prompt_ids
+def _run(
+    name: str, tile: Tile, memory: MemoryModel, *, model: str, formats: dict[str, Any], prompt: str, raw: bool, max_tokens: int,
+    check: bool, json: bool,
+) -> None:  # fmt: skip
+    from fabless.cli.execute import clear, note, prompt_ids
     from fabless.fleet.on_rtl import open_rtl_session
     from fabless.model.tokenizer import open_tokenizer
     from fabless.model.weights import open_weights
 
     weights = open_weights(model)
     tokenizer = open_tokenizer(weights)
-    ids = prompt_ids(tokenizer, prompt, raw=False)
+    ids = prompt_ids(tokenizer, prompt, raw=raw)
     stream, text, tokens = tokenizer.stream(), [], []
-    with open_rtl_session(weights, tile, memory_model=memory, check=check, prompt_tokens=len(ids)) as session:
+
+    def show(piece: str) -> None:
+        text.append(piece)
+        if not json:
+            clear()
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+
+    def progress(launch: int, at: int, cycles: int) -> None:
+        note(f"launch {launch}: {si(at, 'cycles')} of {si(cycles, 'cycles')}")
+
+    with open_rtl_session(
+        weights, tile, memory_model=memory, check=check, prompt_tokens=len(ids), say=None if json else note, progress=progress, **formats
+    ) as session:
+        clear()
         for token in session.generate(ids, max_tokens, end_ids=tokenizer.end_ids):
             tokens.append(token)
-            text.append(stream.push(token))
-        text.append(stream.end())
+            show(stream.push(token))
+        show(stream.end())
         cycles, seconds, launches = sum(session.cycles), session.seconds, list(session.cycles)
     if json:
         say_json({
@@ -98,12 +123,12 @@ def _run(name: str, tile: Tile, memory: MemoryModel, *, model: str, prompt: str,
             "machine_checked": check, "chip": name, "model": weights.decoder.name, "host_s": seconds, "host_cycles_per_s": cycles / seconds,
         })  # fmt: skip
         return
-    say("".join(text))
+    say()
     say()
     say(
         f"written by the RTL of one tile of '{name}' in Verilator: {len(tokens)} tokens, {cycles:,} cycles, equal to the cycle simulator's"
         + (", memory equal to the machine's" if check else "")
-        + f" ({si(seconds, 's')} on this host, {si(cycles / seconds, 'cycles/s')})"
+        + f" ({si(seconds, 's')} of processor time, {si(cycles / seconds, 'cycles/s')})"
     )
 
 

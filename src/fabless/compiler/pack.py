@@ -60,7 +60,7 @@ def _head(layout: Layout, final_norm: Any, matrix: Any, image: Bytes) -> None:
     _put(image, at, norm)
     first = layout.share.index * layout.share.vocabulary
     rows = _pad(np.arange(first, min(first + layout.share.vocabulary, d.n_vocab)), _outputs(layout.matrices["head"]))
-    _matrix(layout.matrices["head"], [matrix], rows, None, out=image[at + norm.nbytes :], format=layout.head_format)
+    write_matrix(layout.matrices["head"], [matrix], rows, None, out=image[at + norm.nbytes :], format=layout.head_format)
 
 
 def _put(image: Bytes, at: int, array: Any) -> None:
@@ -146,7 +146,7 @@ def _block(
         at = offset + 4 * (-(-length // 8) * 8)
     for name, (parts, rows, blocks) in matrices.items():
         m = layout.matrices[name]
-        _matrix(m, [weights.matrices[prefix + p] for p in parts], rows, blocks, out=image[at : at + m.bytes], format=layout.format)
+        write_matrix(m, [weights.matrices[prefix + p] for p in parts], rows, blocks, out=image[at : at + m.bytes], format=layout.format)
         at += m.bytes
 
 
@@ -205,7 +205,7 @@ def _vector(layout: Layout, weights: IntegerWeights, prefix: str, name: str, len
     return out
 
 
-def _matrix(m: Matrix, parts: list[Any], rows: Indices, blocks: Indices | None, *, out: Bytes, format: str) -> None:
+def write_matrix(m: Matrix, parts: list[Any], rows: Indices, blocks: Indices | None, *, out: Bytes, format: str) -> None:
     """Write a tiled matrix: per column, per part of k, elements `[k][n][R][32]` then scales `[k][n][R]`."""
     for p in parts:
         _of_format(m.name, p, format)

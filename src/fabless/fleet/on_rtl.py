@@ -16,7 +16,7 @@ from fabless.sim.cycles import time
 from fabless.sim.dram import IDEAL, MemoryModel
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from types import TracebackType
 
     from numpy.typing import NDArray
@@ -32,12 +32,14 @@ class RtlSession(Session):
     """Hold a session, the simulated tile, and the cycles of each launch: the RTL's and the cycle simulator's; a context manager.
 
     Every launch is held against the cycle simulator and, with `check`, against the machine's memory; a difference raises `FablessError`.
+    `progress` hears of a long launch: which, its cycles so far and in all.
     """
 
     simulation: Simulation | None = None
     memory_model: MemoryModel = IDEAL
     check: bool = False
     cycles: list[int] = field(default_factory=list)
+    progress: Callable[[int, int, int], None] | None = None
 
     def __enter__(self) -> RtlSession:
         return self
@@ -48,7 +50,7 @@ class RtlSession(Session):
 
     @property
     def seconds(self) -> float:
-        """Return the host seconds that the simulation ran."""
+        """Return the seconds of processor time that the simulation took."""
         return self.simulation.seconds if self.simulation is not None else 0.0
 
     def step(self, shape: Shape, segments: Sequence[Segment], *, logits: bool = True) -> NDArray[np.float32]:
@@ -59,15 +61,16 @@ class RtlSession(Session):
         layout = self.compiled.layouts[0]
         if self.simulation is None:
             self.simulation = Simulation(
-                program, layout.memory_bytes, memory_model=self.memory_model.numbers, optimise=FAST if program.tile.rows > 4 else QUICK
+                program, layout.memory_bytes, memory_model=self.memory_model.numbers, optimise=_optimise(program.tile)
             )
             self.simulation.memory[:] = self.memories[0]
             if not self.check:
                 self.memories[0] = self.simulation.memory
         if self.simulation.program is not program:
             self.simulation.load(program)
-        self.cycles.append(self.simulation.launch(words))
         expected = time(program, None, words, self.memory_model).cycles
+        number, tell = len(self.cycles) + 1, self.progress
+        self.cycles.append(self.simulation.launch(words, progress=(lambda at: tell(number, at, expected)) if tell else None))
         if expected != self.cycles[-1]:
             raise FablessError(
                 f"launch {len(self.cycles)}: the RTL took {self.cycles[-1]} cycles, the cycle simulator says {expected}; report this"
@@ -89,14 +92,29 @@ class RtlSession(Session):
 def open_rtl_session(
     weights: Weights, tile: Tile, *, memory_model: MemoryModel = IDEAL, check: bool = False, context_tokens: int | None = None,
     prompt_tokens: int = -1, chunk: int | None = None, format: str = "int8_block32", head_format: str | None = None,
+    say: Callable[[str], None] | None = None, progress: Callable[[int, int, int], None] | None = None,
 ) -> RtlSession:  # fmt: skip
-    """Compile a model for one tile and put its weights into the memory of a simulated one; the same arguments as `open_session`."""
-    from fabless.rtl.bench.build import require_tools
+    """Compile a model for one tile and put its weights into the memory of a simulated one; arguments as of `open_session` and `RtlSession`."""
+    from fabless.rtl.bench.build import build, require_tools
 
     require_tools()
     opened = open_session(
-        weights, tile, context_tokens=context_tokens, prompt_tokens=prompt_tokens, chunk=chunk, format=format, head_format=head_format
+        weights,
+        tile,
+        context_tokens=context_tokens,
+        prompt_tokens=prompt_tokens,
+        chunk=chunk,
+        format=format,
+        head_format=head_format,
+        say=say,
     )
     if opened.compiled.n_tiles != 1:
         raise UnsupportedError("the RTL is of one tile; run with --tiles 1")
-    return RtlSession(opened.compiled, opened.memories, warming=opened.warming, memory_model=memory_model, check=check)
+    if say is not None:
+        say(f"building the simulator of a tile of {tile.rows} rows, once")
+    build(tile, optimise=_optimise(tile))
+    return RtlSession(opened.compiled, opened.memories, warming=opened.warming, memory_model=memory_model, check=check, progress=progress)
+
+
+def _optimise(tile: Tile) -> str:
+    return FAST if tile.rows > 4 else QUICK

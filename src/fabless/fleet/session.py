@@ -229,6 +229,7 @@ def open_session(
     from fabless.compiler.pack import pack
     from fabless.model.integer_reference import IntegerWeights
     from fabless.number.formats import format_named
+    from fabless.sim.machine import cleared
 
     tell = say or (lambda text: None)
     decoder = weights.decoder
@@ -248,7 +249,7 @@ def open_session(
     integers: IntegerWeights = IntegerWeights.load(weights, format_named(format), format_named(head_format or format))
     memories = []
     for layout in compiled.layouts:
-        memory = np.zeros(layout.memory_bytes, np.uint8)
+        memory = cleared((layout.memory_bytes,))
         pack(layout, integers, memory[: layout.image_bytes])
         memories.append(memory)
     if warming is not None and decoder.n_parameters > _SMALL:

@@ -7,7 +7,7 @@ their own: where tensors lie is the compiler's concern.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from fabless.core.errors import InputError, UnsupportedError
 from fabless.model.module import Module, Node
-from fabless.model.torch_export import _exported, _operator, _path
+from fabless.model.torch_export import exported, module_path, operator_name
 
 __all__ = ["SUPPORTED", "capture"]
 
@@ -34,7 +34,7 @@ def capture(module: Any, example_inputs: tuple[Any, ...], name: str | None = Non
     Raises `InputError` for a module in training mode or with values that are not finite, `UnsupportedError` naming every operator without a meaning here
     and its module path, `FablessError` when torch is not installed.
     """
-    program = _exported(module, example_inputs)
+    program = exported(module, example_inputs)
     return _Capture(program).module(name or type(module).__name__)
 
 
@@ -46,6 +46,7 @@ class _Capture:
     values: dict[Any, Any] = field(default_factory=dict)
     names: set[str] = field(default_factory=set)
     path: str = ""
+    current: Any = None
     refused: dict[str, None] = field(default_factory=dict)
 
     def module(self, name: str) -> Module:
@@ -56,7 +57,7 @@ class _Capture:
         outputs: tuple[str, ...] = ()
         with torch.no_grad():
             for node in self.program.graph.nodes:
-                self.path = _path(node)
+                self.path, self.current = module_path(node), node
                 if node.op == "placeholder":
                     if node.name in stored:
                         self.values[node] = stored[node.name]
@@ -74,12 +75,18 @@ class _Capture:
                     outputs = tuple(self._operand(self._of(x)).name for x in _flat(node.args[0]))
         if self.refused:
             raise UnsupportedError(f"no operation of the chip for {', '.join(self.refused)}; supported operators: {', '.join(SUPPORTED)}")
-        bad = next((n for n, c in self.constants.items() if not np.isfinite(c).all()), None)
+        constants = self._read_constants()
+        bad = next((n for n, c in constants.items() if not np.isfinite(c).all()), None)
         if bad is not None:
             raise InputError(
-                f"{name}: {int((~np.isfinite(self.constants[bad])).sum())} values of '{bad}' are NaN or infinite; repair the weights"
+                f"{name}: {int((~np.isfinite(constants[bad])).sum())} values of '{bad}' are NaN or infinite; repair the weights"
             )
-        return Module(name, tuple(self.nodes), self.constants, tuple(inputs), outputs)
+        return Module(name, tuple(self.nodes), constants, tuple(inputs), outputs)
+
+    def _read_constants(self) -> dict[str, np.ndarray]:
+        """Return the constants that some operation reads: folding leaves others behind."""
+        read = {v for node in self.nodes for v in (node.name, *node.attributes.values()) if isinstance(v, str)}
+        return {name: array for name, array in self.constants.items() if name in read}
 
     # ------------------------------------------------------------ values and names
 
@@ -127,7 +134,7 @@ class _Capture:
         args, kwargs = self._of(tuple(node.args)), {k: self._of(v) for k, v in node.kwargs.items()}
         if not any(isinstance(x, Symbol) for x in _flat([args, list(kwargs.values())])):
             return node.target(*args, **kwargs)
-        op = _operator(node.target)
+        op = operator_name(node.target)
         schema = getattr(node.target, "_schema", None)
         if schema is None:
             bound: dict[str, Any] = {str(i): a for i, a in enumerate(args)}
@@ -349,7 +356,26 @@ def _batch_norm(c: _Capture, a: Mapping[str, Any], shape: tuple[int, ...]) -> An
     weight = mean.new_ones(mean.shape) if a.get("weight") is None else a["weight"].double()
     bias = mean.new_zeros(mean.shape) if a.get("bias") is None else a["bias"].double()
     scale = weight / (variance + a["eps"]).sqrt()
-    return c.node("affine", (a["input"],), shape, dim=1, scale=c.constant(scale), shift=c.constant(bias - mean * scale))
+    shift = bias - mean * scale
+    at = _folds_into(c, a["input"])
+    if at is None:
+        return c.node("affine", (a["input"],), shape, dim=1, scale=c.constant(scale), shift=c.constant(shift))
+    before, factor, offset = c.nodes[at], scale.numpy(), shift.numpy()
+    weight = c.constants[before["weight"]].astype(np.float64)
+    weight = weight * factor.reshape(-1, *[1] * (weight.ndim - 1))
+    if before.get("bias") is not None:
+        offset = offset + factor * c.constants[before["bias"]].astype(np.float64)
+    c.nodes[at] = replace(before, attributes={**before.attributes, "weight": c.constant(weight), "bias": c.constant(offset)})
+    return a["input"]
+
+
+def _folds_into(c: _Capture, x: Any) -> int | None:
+    """Return which node is the convolution or linear layer whose outputs, along axis 1, nothing but this batch norm reads."""
+    source = c.current.args[0]
+    if len(source.users) != 1 or operator_name(source.target) not in {"conv2d", "convolution", "linear", "addmm"}:
+        return None
+    at = next(i for i, node in enumerate(c.nodes) if node.name == x.name)
+    return at if c.nodes[at].kind == "conv2d" or (c.nodes[at].kind == "linear" and len(x.shape) == 2) else None
 
 
 def _softmax(c: _Capture, a: Mapping[str, Any], shape: tuple[int, ...]) -> Any:

@@ -131,9 +131,11 @@ class TileTop(Block):
         chosen = Signal(lane_bits)
         codes = []
         m.d.sync += chosen.eq(sequencer.vector_address[:lane_bits])
+        # Memories tick when they are used; whether `store` reads in a cycle depends on memory's ready, which may come late: while it works.
+        gated(m, "vectors", load.vector_enable.any() | vector.write.any() | vector.a_read | vector.b_read | ~store.idle | sequencer.vector_read)
         for i in range(lanes):
             bank = Ram(width=32, depth=words, writes=2, reads=4, name=f"vectors{i}")
-            bank.place(m)
+            bank.place(m, "vectors")
             part = slice(32 * i, 32 * i + 32)
             m.d.comb += [
                 bank.write[0].enable.eq(load.vector_enable[i]), bank.write[0].address.eq(load.vector_address + load.vector_carry[i]),
@@ -151,13 +153,15 @@ class TileTop(Block):
     def _activations(self, m: Module, load: Load, store: Store, mxu: Mxu, vector: Vector) -> None:
         """Place blocks and scales: writes from `load` and quant, reads of `gemm` and `store`."""
         depth = self.tile.activation_words
+        loads = load.activation_enable.any() | load.activation_scale_enable
+        gated(m, "activations", loads | vector.block_write | mxu.activation_read | ~store.idle)
         blocks = Ram(width=256, depth=depth, grain=128, writes=2, reads=2, name="activations")
         scales = Ram(width=16, depth=depth, writes=2, reads=2, name="activation_scales")
         for ram, enable, data, block in (
             (blocks, load.activation_enable, load.activation_data, vector.block),
             (scales, load.activation_scale_enable, load.activation_scale_data, vector.block_scale),
         ):
-            ram.place(m)
+            ram.place(m, "activations")
             m.d.comb += [
                 ram.write[0].enable.eq(enable), ram.write[0].address.eq(load.word_address), ram.write[0].data.eq(data),
                 ram.write[1].enable.eq(vector.block_write.replicate(len(ram.write[1].enable))), ram.write[1].address.eq(vector.block_address),

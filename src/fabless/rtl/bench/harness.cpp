@@ -1,24 +1,24 @@
 // The host and the memory around one simulated tile. Commands come as lines on standard input, answers go to standard output.
 //
-//   program FILE      write program memory (16 bytes a word, little endian)
-//   parameters FILE   write parameter memory (4 bytes a word)
+//   program FILE      write program memory (16 bytes a word, little endian); words that it holds already are left out
+//   parameters FILE   write parameter memory (4 bytes a word), likewise
 //   memory LATENCY BEATS CYCLES PERIOD BUSY BANKS ROW_BYTES ACTIVATE PRECHARGE ROW_CYCLES
 //                     answers come LATENCY cycles after their request; BEATS beats in CYCLES cycles; refresh: BUSY of every PERIOD cycles;
 //                     BANKS above 0: rows of ROW_BYTES in banks that must be open, reads and writes apart (the rules of MemoryModel and Banks)
 //   trace FILE        from now on write (cycle, queues that started an instruction) as two 8-byte integers for each such cycle; "-" ends it
 //   sync              answers "ready" when all before it is done
-//   run LIMIT         start, wait until done; answers "done CYCLES" or "limit"
+//   run LIMIT         start, wait until done; answers "at CYCLES" now and then, at last "done CYCLES SECONDS" or "limit CYCLES SECONDS" (of processor time)
 //   quit
 //
 // Memory is a file that is mapped and shared with the caller. Bytes behind its end read as zero and are not written.
 #include "Vfl_tile.h"
 #include "verilated.h"
 #include <algorithm>
-#include <chrono>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <ctime>
 #include <fcntl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -83,6 +83,7 @@ struct Bench {
     uint8_t* memory;
     uint64_t size;
     FILE* trace = nullptr;
+    std::vector<uint8_t> held[2];  // what parameter and program memory hold
     std::vector<uint64_t> due, address;  // a ring of requests on their way
     uint64_t head = 0, tail = 0, time = 0;
     Banks reads, writes;
@@ -107,7 +108,13 @@ struct Bench {
     void load(bool program, const char* file) {
         const size_t n = program ? 16 : 4;
         const std::vector<uint8_t> data = content(file);
-        for (size_t i = 0; i + n <= data.size(); i += n) write(program, i / n, &data[i], n);
+        std::vector<uint8_t>& before = held[program];
+        if (before.size() < data.size()) before.resize(data.size(), 0);  // memories are zero at power-up
+        for (size_t i = 0; i + n <= data.size(); i += n) {
+            if (!memcmp(&before[i], &data[i], n)) continue;
+            memcpy(&before[i], &data[i], n);
+            write(program, i / n, &data[i], n);
+        }
     }
     // One cycle with time `t`: ports that the tile drives are stable, ports that we drive are set before the edge.
     void cycle(uint64_t t) {
@@ -162,6 +169,10 @@ struct Bench {
         top->eval();
         for (uint64_t t = 0; t < limit; t++) {
             cycle(t);
+            if (!(~t & 0xfffff)) {
+                printf("at %llu\n", (unsigned long long)t);
+                fflush(stdout);
+            }
             if (top->done) {
                 if (trace) fflush(trace);
                 return true;
@@ -202,9 +213,9 @@ int main(int argc, char** argv) {
             if (b.trace) fclose(b.trace);
             b.trace = strcmp(name, "-") ? fopen(name, "wb") : nullptr;
         } else if (sscanf(line, "run %llu", v) == 1) {
-            const auto begin = std::chrono::steady_clock::now();
+            const clock_t begin = clock();
             const bool done = b.run(v[0]);
-            const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count();
+            const double seconds = double(clock() - begin) / CLOCKS_PER_SEC;
             printf("%s %llu %.6f\n", done ? "done" : "limit", (unsigned long long)b.top->cycles, seconds);
             fflush(stdout);
         } else if (!strncmp(line, "quit", 4)) break;

@@ -14,7 +14,7 @@ from fabless.core.errors import FablessError, InputError, UnsupportedError
 from fabless.rtl.bench.build import QUICK, build
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from types import TracebackType
 
     from numpy.typing import NDArray
@@ -107,12 +107,17 @@ class Simulation:
         """Keep from now on in which cycle each queue starts an instruction."""
         self._say(f"trace {self.path / 'trace'}")
 
-    def launch(self, parameters: NDArray[np.int32], *, limit: int = 1 << 40) -> int:
-        """Run the program once and return its cycles; raises `FablessError` if it has not halted after `limit`."""
+    def launch(self, parameters: NDArray[np.int32], *, limit: int = 1 << 40, progress: Callable[[int], None] | None = None) -> int:
+        """Run the program once and return its cycles; `progress` hears now and then how many are over.
+
+        Raises `FablessError` if it has not halted after `limit`.
+        """
         np.ascontiguousarray(parameters, np.int32).tofile(self.path / "parameters")
         self._say(f"parameters {self.path / 'parameters'}")
         self._say(f"run {limit}")
-        answer = self._answer("run")
+        while (answer := self._answer("run"))[0] == "at":
+            if progress:
+                progress(int(answer[1]))
         self.seconds += float(answer[2])
         if answer[0] != "done":
             raise FablessError(
