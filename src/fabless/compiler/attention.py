@@ -487,7 +487,7 @@ def _mix(step: Step, h: int, *, kept: bool) -> None:
     stride = _score_place(step)
     keep: Operands = {"a_reg": e.x("keep")} if kept else {}
     p: Operands = {"a": v["scores"], "a_stride": stride, **keep}
-    to: Operands = {"dst": v["scores"], "dst_stride": stride} | ({"dst_reg": e.x("keep")} if kept else {})
+    to: Operands = {"dst": v["scores"], "dst_stride": stride, "dst_reg": e.x("keep") if kept else 0}
     scores = p if kept else _scores(step, h)
     e("vec", pre="sub", fn="exp2", rows=queries, len=PAGE_KEYS, b_kind="scalar", b=v["m"], b_stride=1, **scores, **to)
     if not kept:  # kept scores are LOWEST where a row may not see: their power is +0 already

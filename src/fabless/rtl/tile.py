@@ -132,7 +132,11 @@ class TileTop(Block):
         codes = []
         m.d.sync += chosen.eq(sequencer.vector_address[:lane_bits])
         # Memories tick when they are used; whether `store` reads in a cycle depends on memory's ready, which may come late: while it works.
-        gated(m, "vectors", load.vector_enable.any() | vector.write.any() | vector.a_read | vector.b_read | ~store.idle | sequencer.vector_read)
+        gated(
+            m,
+            "vectors",
+            load.vector_enable.any() | vector.write.any() | vector.a_read | vector.b_read | ~store.idle | sequencer.vector_read,
+        )
         for i in range(lanes):
             bank = Ram(width=32, depth=words, writes=2, reads=4, name=f"vectors{i}")
             bank.place(m, "vectors")
