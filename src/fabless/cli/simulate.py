@@ -61,9 +61,9 @@ def simulate(
     from fabless.sim.bound import bound
     from fabless.sim.cycles import simulate as run
 
-    for option, value, least in (("--batch", batch, 1), ("--tokens", tokens, 1), ("--position", position, 0)):
-        if value < least:
-            raise InputError(f"{option} must be at least {least}, not {value}")
+    for option, value, lowest in (("--batch", batch, 1), ("--tokens", tokens, 1), ("--position", position, 0)):
+        if value < lowest:
+            raise InputError(f"{option} must be at least {lowest}, not {value}")
     name, tile, answers = described(chip, latency_cycles, memory, tiles)
     decoder = open_weights(model).decoder
     context = min(decoder.context_tokens, 2048)

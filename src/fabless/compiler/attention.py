@@ -38,9 +38,14 @@ def attention(step: Step) -> int:
     _kind(step)
     _rotated(step, source, "k")
     _quantised_kv(step, source)
+    several = len(step.layout.kinds) > 1
+    e.set("ks", of="kind" if several else None, times=step.shape.segments)
     if source[0] == "c":  # the mesh still multiplies q
         e.label("kv_store")
         _store(step)
+        e.label("attention.ahead")
+        e.wait("load", "kv_stored")
+        _first_page(step, 0)
         e.label("rotary.q")
         e.wait("vpu", "c_ready")
     for h in _query_sets(step):
@@ -51,8 +56,9 @@ def attention(step: Step) -> int:
     if source[0] == "v":
         e.label("kv_store")
         _store(step)
+        e.wait("load", "kv_stored")
+        _first_page(step, 0)
     e.label("attention")
-    e.wait("load", "kv_stored")
     e.wait("mxu", "a_ready")
     _segments(step)
     _gathered(step)
@@ -218,8 +224,6 @@ def _store(step: Step) -> None:
 def _segments(step: Step) -> None:
     """Take the segments one after the other; the first scores of each are asked for while the one before is mixed."""
     e, s, shape = step.e, step.layout.share, step.shape
-    several = len(step.layout.kinds) > 1
-    e.set("ks", of="kind" if several else None, times=shape.segments)
     e.set("sq")
     e.set("sm")
     _first(step, 0)
@@ -244,6 +248,7 @@ def _segment(step: Step, *, last: bool) -> None:
         following = h + step.heads
         more = following < step.layout.share.n_kv_heads
         if more or not last:
+            _first_page(step, following if more else 0, later=int(not more))
             _first(step, following if more else 0, later=int(not more))
         _second_pass(step, h)
         if more:  # while the mesh mixes the last span
@@ -394,14 +399,19 @@ def _page_taken(step: Step) -> None:
 
 def _first(step: Step, h: int, later: int = 0) -> None:
     """Multiply the queries of the heads from h on with the first page of keys, into a place of its own; of this segment or one `later`."""
-    e = step.e
     if h and len(_query_sets(step)) > 1:
-        e.wait("mxu", "a_ready")
+        step.e.wait("mxu", "a_ready")
+    _products(step, h, place="first", free="f_free", later=later)
+    step.e.signal("mxu", "f_ready")
+
+
+def _first_page(step: Step, h: int, later: int = 0) -> None:
+    """Load the first page of keys of the heads from h on; of this segment or one `later`."""
+    e = step.e
     e.set("t1", later * step.layout.spans, of="ks", times=step.layout.spans)
     e.param("t1", step.at("pages"), plus="t1")
     e.set("t1", of="t1", times=step.layout.pages.bytes, plus="kv")
-    _products(step, h, "t1", place="first", free="f_free", later=later)
-    e.signal("mxu", "f_ready")
+    _key_page(step, h, "t1")
 
 
 def _first_scores(step: Step) -> Operands:
@@ -417,22 +427,27 @@ def _read(step: Step, place: str) -> Operands:
 
 def _scores(step: Step, h: int) -> Operands:
     """Load one page of keys and multiply; returns the operand of the scores `[queries][128]` in C, whose s_ready the vector unit has waited for."""
-    _products(step, h, "page", place="scores", free="s_free")
+    _key_page(step, h, "page")
+    _products(step, h, place="scores", free="s_free")
     step.e.signal("mxu", "s_ready")
     step.e.wait("vpu", "s_ready")
     return _read(step, "scores")
 
 
-def _products(step: Step, h: int, page: str, *, place: str, free: str, later: int = 0) -> None:
-    """Load the page of keys at register `page` and multiply it with the queries of the heads from h on, into a place of C."""
-    e, s, tile, pages = step.e, step.layout.share, step.layout.tile, step.layout.pages
-    n = PAGE_KEYS // tile.rows
-    count = step.heads * s.head_blocks * n
-    queries = step.places.a["q"] + later * step.shape.tokens * s.head_blocks
+def _key_page(step: Step, h: int, page: str) -> None:
+    """Load the keys of the heads from h on of the page at register `page`."""
+    e, s, pages = step.e, step.layout.share, step.layout.pages
+    count = step.heads * s.head_blocks * PAGE_KEYS // step.layout.tile.rows
     elements: Operands = {"count": count, "address": pages.keys + h * s.head_blocks * PAGE_KEYS * 32, "address_reg": e.x(page)}
     scales: Operands = {"target": "ws", "count": count, "dst": step.layout.pages_at, "dst_reg": e.x("pw"),
                         "address": pages.key_scales + h * s.head_blocks * PAGE_KEYS * 2, "address_reg": e.x(page)}  # fmt: skip
     _page(step, elements, scales)
+
+
+def _products(step: Step, h: int, *, place: str, free: str, later: int = 0) -> None:
+    """Multiply the page of keys that was loaded with the queries of the heads from h on, into a place of C."""
+    e, s, n = step.e, step.layout.share, PAGE_KEYS // step.layout.tile.rows
+    queries = step.places.a["q"] + later * step.shape.tokens * s.head_blocks
     e.wait("mxu", "page_ready", free)
     for i in range(step.heads):
         for at, m, offset, stride in _query_groups(step, h + i):
@@ -487,7 +502,7 @@ def _mix(step: Step, h: int, *, kept: bool) -> None:
     stride = _score_place(step)
     keep: Operands = {"a_reg": e.x("keep")} if kept else {}
     p: Operands = {"a": v["scores"], "a_stride": stride, **keep}
-    to: Operands = {"dst": v["scores"], "dst_stride": stride} | ({"dst_reg": e.x("keep")} if kept else {})
+    to: Operands = {"dst": v["scores"], "dst_stride": stride, "dst_reg": e.x("keep") if kept else 0}
     scores = p if kept else _scores(step, h)
     e("vec", pre="sub", fn="exp2", rows=queries, len=PAGE_KEYS, b_kind="scalar", b=v["m"], b_stride=1, **scores, **to)
     if not kept:  # kept scores are LOWEST where a row may not see: their power is +0 already

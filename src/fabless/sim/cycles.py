@@ -118,7 +118,12 @@ def simulate(
         total = total + counters
         times = int(timing.counts[program.labels.get(name, owner.index(i))])
         bound = _BOUNDS[spent.index(max(spent))]
-        found.append(Event(name, "op", times, float(timing.own[i]), *spent, bound=bound, counters=counters, stalls=timing.stalls(i)))
+        compute, vector, memory, link, overhead = spent
+        found.append(
+            Event(
+                name, "op", times, float(timing.own[i]), compute, vector, memory, link, overhead, bound, counters, stalls=timing.stalls(i)
+            )
+        )
     return Trace(
         clock_hz=clock_hz, cycles=float(timing.cycles), stage_cycles=float(timing.cycles), emitted_tokens=1.0, n_chips=1, events=tuple(found),
         counters=total, fidelity="cycle", stalls=timing.stalls(), units=timing.busy(), slowest_tile=slowest,
@@ -139,7 +144,7 @@ def _counters(counted: NDArray[np.int64], macs_as: str) -> Counters:
     macs = ((macs_as, float(counted[MACS])),) if counted[MACS] else ()
     levels = tuple((KINDS[i], float(counted[i])) for i in (*_DRAM, *_BUFFERS) if counted[i])
     dram, buffers = float(counted[list(_DRAM)].sum()), float(counted[list(_BUFFERS)].sum())
-    return Counters(macs, float(counted[VECTOR_OPS]), dram, 0.0, buffers, float(counted[LINK]), levels)
+    return Counters(macs, float(counted[VECTOR_OPS]), dram, 0.0, buffers, float(counted[LINK]), levels=levels)
 
 
 def time(

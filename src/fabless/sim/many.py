@@ -144,7 +144,7 @@ def step_times(times: OpTimes, counts: Floats, graphs: Sequence[Graph], plan: Pl
         if not prefetches.any():
             return serial
         layered, once = (np.where(n > 1, n, 0.0), np.where(n > 1, 0.0, n))
-        both = ((layered > 0).any(axis=1) & (once > 0).any(axis=1))[:, None] & (times.ahead_s > 0)
+        both = np.atleast_1d((layered > 0).any(axis=1) & (once > 0).any(axis=1))[:, None] & (times.ahead_s > 0)
         apart = _prefetched(times, layered) + _prefetched(times, once) - times.ahead_s
         return np.where(prefetches, np.maximum(_prefetched(times, n), np.where(both, apart, 0.0)), serial)
 

@@ -49,6 +49,7 @@ _SEQUENCE_FILL = 4 * _VEC + _FUNCTION
 #: The share of a vector op that runs beside nothing. A norm of many rows is taken in halves, of which the mesh starts with one; of the rotation it is
 #: what a set of queries takes at least.
 _SERIAL = {"norm": 0.5, "rotary": 0.0}
+_ROWS_IN_HALVES = 16
 #: A lane operation count from which an activation has a sigmoid in it.
 _SIGMOID_OPS = 5
 #: Pieces of weights that the weight buffer holds: one multiplies, one loads.
@@ -85,18 +86,20 @@ def tile_times(cols: Columns, chips: Sequence[Chip], compute_s: Floats, dram_byt
     vector, serial = np.zeros(shape), np.zeros(shape)
     compute, port, loads = compute_s.copy(), dram_bytes / (width * cores), np.zeros(shape)
     ahead = words * np.maximum(1.0, np.ceil(BLOCK * rows / width))  # cycles of a full weight buffer, int8
+    many = any(isinstance(op, Gemm) and op.m >= _ROWS_IN_HALVES for op in cols.ops)
     for i, op in enumerate(cols.ops):
         if isinstance(op, Vector):
             passes = PASSES.get(op.function, 1.0)
             if op.function == "activation" and op.ops_per_element < _SIGMOID_OPS:
                 passes = 1.0
             vector[i] = op.elements * passes / (lanes * cores)
-            serial[i] = vector[i] * _SERIAL.get(op.function, 0.0) + _FILL.get(op.function, 0.0)
+            share = 1.0 if op.function == "norm" and not many else _SERIAL.get(op.function, 0.0)
+            serial[i] = vector[i] * share + _FILL.get(op.function, 0.0)
             loads[i] = 1.0 if op.function == "norm" else 0.0
         elif isinstance(op, Attention):
-            products, vector[i], loads[i] = _attention(op, rows, lanes * cores, units, cores)
+            products, ends, vector[i], loads[i] = _attention(op, rows, lanes * cores, units, cores)
             compute[i] = np.maximum(compute[i], products / clock)
-            serial[i] = np.maximum(compute[i] * clock, vector[i])
+            serial[i] = np.maximum(compute[i] * clock, vector[i] + ends)
         elif isinstance(op, Gemm):
             n_words = np.ceil(op.n / rows) * np.ceil(op.k / BLOCK)
             compute[i] = (
@@ -136,9 +139,14 @@ def _word_cycles(weights: NumberFormat, rows: Floats, width: Floats) -> Floats:
     return np.asarray(cycles)
 
 
-def _attention(op: Attention, rows: Floats, lanes: Floats, units: Floats, cores: Floats) -> tuple[Floats, Floats, Floats]:
-    """Return cycles of the matrix unit and of the vector unit, and loads a core: whole spans of keys, hidden by the mask or not."""
+def _attention(op: Attention, rows: Floats, lanes: Floats, units: Floats, cores: Floats) -> tuple[Floats, Floats, Floats, Floats]:
+    """Return cycles of the matrix unit, those of them that overlap no vector work, cycles of the vector unit, and loads a core.
+
+    Spans of keys are whole, hidden by the mask or not. The vector unit has nothing to do before the first head's first scores and behind the last
+    span's mixed values.
+    """
     products, vector, loads = np.zeros_like(rows), np.zeros_like(rows), np.zeros_like(rows)
+    n_spans = 0.0
     for span in op.spans:
         spans = np.ceil(span.keys / SPAN_KEYS)
         queries = span.count * op.n_heads * span.queries
@@ -147,4 +155,5 @@ def _attention(op: Attention, rows: Floats, lanes: Floats, units: Floats, cores:
         vector += queries * (spans * SPAN_KEYS * SCORE_PASSES + op.d_v) / lanes + queries * spans * 2 * LATENCY["REDUCE_DRAIN"] / cores
         vector += np.ceil(span.count / cores) * (spans * _SPAN_FILL + _SEQUENCE_FILL)
         loads += 4.0 * np.ceil(span.count * spans / cores)
-    return products, vector, loads
+        n_spans += span.count * spans
+    return products, products / max(1.0, op.n_kv_heads * n_spans), vector, loads

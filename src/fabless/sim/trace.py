@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +19,7 @@ class Counters:
     shared_bytes: float = 0.0
     scratchpad_bytes: float = 0.0
     link_bytes: float = 0.0
-    levels: tuple[tuple[str, float], ...] = ()
+    levels: tuple[tuple[str, float], ...] = field(default=(), kw_only=True)
 
     @property
     def total_macs(self) -> float:
@@ -34,14 +34,14 @@ class Counters:
             self.shared_bytes + other.shared_bytes,
             self.scratchpad_bytes + other.scratchpad_bytes,
             self.link_bytes + other.link_bytes,
-            tuple(_joined(self.levels, other.levels).items()),
+            levels=tuple(_joined(self.levels, other.levels).items()),
         )
 
     def scaled(self, times: float) -> Counters:
         """Return the events of so many equal steps."""
         macs, levels = (tuple((name, n * times) for name, n in pairs) for pairs in (self.macs, self.levels))
         sums = (self.vector_ops, self.dram_bytes, self.shared_bytes, self.scratchpad_bytes, self.link_bytes)
-        return Counters(macs, *(n * times for n in sums), levels)
+        return Counters(macs, *(n * times for n in sums), levels=levels)
 
 
 def _joined(one: tuple[tuple[str, float], ...], other: tuple[tuple[str, float], ...]) -> dict[str, float]:
