@@ -76,8 +76,9 @@ def simulate(
     began = monotonic()
     trace = run(programs, tile, parameters, answers, link_latency_cycles=link_latency_cycles)
     host_s = monotonic() - began
-    least = bound(counted_model(decoder), tile, answers, batch=batch, tokens=tokens, position=position, weights=_FORMAT, head=_FORMAT)
-    roofline = roofline_cycles(least, tile)
+    least = None
+    if tiles == 1:
+        least = bound(counted_model(decoder), tile, answers, batch=batch, tokens=tokens, position=position, weights=_FORMAT, head=_FORMAT)
     if perfetto is not None:
         from fabless.core.files import write_text
         from fabless.sim.timeline import perfetto_text, timeline
@@ -86,26 +87,41 @@ def simulate(
         timed = timeline(shown, parameters, answers, ring=programs, link_latency_cycles=link_latency_cycles)
         write_text(perfetto, perfetto_text(shown, timed))
     if json:
+        roofline = None if least is None else roofline_cycles(least, tile)
         say_json({"model": decoder.name, "chip": name, "batch": batch, "tokens": tokens, "position": position, "tiles": tiles, "memory": answers,
                   "cycles": int(trace.cycles), "units": dict(trace.units), "stalls": dict(trace.stalls), "counters": counted(trace), "banks": trace.banks,
-                  "estimated_cycles": least.cycles, "estimate_below_ratio": 1 - least.cycles / trace.cycles, "roofline_cycles": roofline,
-                  "utilisation_ratio": roofline / trace.cycles,
+                  "estimated_cycles": least and least.cycles, "estimate_below_ratio": least and 1 - least.cycles / trace.cycles,
+                  "roofline_cycles": roofline, "utilisation_ratio": roofline and roofline / trace.cycles,
                   "ops": [_op(trace, i) for i in range(len(trace.events))], "host_s": host_s})  # fmt: skip
         return
     say(
         f"{decoder.name} on {ring_of(tiles)} of '{name}': {batch} x {tokens} tokens at position {position}: {int(trace.cycles):,} cycles, cycle fidelity"
     )
-    say(
-        f"estimate {least.cycles:,.0f} cycles, {1 - least.cycles / trace.cycles:.1%} below; {roofline / trace.cycles:.1%} of the bound by compute or memory"
-    )
+    _say_trace(trace, tiles)
+    if least is not None:
+        roofline = roofline_cycles(least, tile) / trace.cycles
+        say(
+            f"estimate {least.cycles:,.0f} cycles, {1 - least.cycles / trace.cycles:.1%} below; {roofline:.1%} of the bound by compute or memory"
+        )
+    if ops:
+        say()
+        say_ops(trace)
+        if least is not None:
+            _say_estimate(least)
+    if perfetto is not None:
+        say(f"{perfetto}: open it at ui.perfetto.dev")
+
+
+def _say_trace(trace: Trace, tiles: int) -> None:
+    """Print queues with what they wait for, what was counted, and banks."""
     stalls = dict(trace.stalls)
-    causes = ("semaphore", "memory", "link", "full") if tiles > 1 else ("semaphore", "memory", "full")
     says = {
         "semaphore": "waits for a semaphore",
         "memory": "waits for memory",
         "link": "waits for a neighbour",
         "full": "finds a queue full",
     }
+    causes = [c for c in says if tiles > 1 or c != "link"]
     say_table(("queue", "busy", "of all", *(says[c] for c in causes)), [
         (queue, f"{busy:,.0f}", f"{busy / trace.cycles:.1%}", *(f"{stalls.get(f'{queue}.{cause}', 0.0):,.0f}" for cause in causes))
         for queue, busy in trace.units if busy
@@ -115,16 +131,14 @@ def simulate(
     if trace.banks:
         (hits, misses), busiest = map(sum, zip(*trace.banks, strict=True)), max(trace.banks)
         say(f"{len(trace.banks)} banks: {hits:,} beats found their row open, {misses:,} did not; the busiest bank served {sum(busiest):,}")
-    if ops:
-        say()
-        say_ops(trace)
-        say()
-        say("the estimate, op by op (its total overlaps what may overlap):")
-        say_table(("op", "times", "matrix", "vector", "memory", "alone", "bound"), [
-            (e.name, f"{e.count:,}", *(f"{n:,.0f}" for n in (e.compute_cycles, e.vector_cycles, e.memory_cycles, e.cycles)), e.bound) for e in least.events
-        ], right=(1, 2, 3, 4, 5))  # fmt: skip
-    if perfetto is not None:
-        say(f"{perfetto}: open it at ui.perfetto.dev")
+
+
+def _say_estimate(least: Trace) -> None:
+    say()
+    say("the estimate, op by op (its total overlaps what may overlap):")
+    say_table(("op", "times", "matrix", "vector", "memory", "alone", "bound"), [
+        (e.name, f"{e.count:,}", *(f"{n:,.0f}" for n in (e.compute_cycles, e.vector_cycles, e.memory_cycles, e.cycles)), e.bound) for e in least.events
+    ], right=(1, 2, 3, 4, 5))  # fmt: skip
 
 
 def roofline_cycles(least: Trace, tile: Tile) -> float:
