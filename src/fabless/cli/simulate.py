@@ -13,7 +13,9 @@ from fabless.core.errors import InputError
 from fabless.core.units import si
 
 if TYPE_CHECKING:
+    from fabless.model.decoder import Decoder
     from fabless.program.tile import Tile
+    from fabless.sim.dram import MemoryModel
     from fabless.sim.trace import Trace
 
 _FORMAT = "int8_block32"
@@ -27,13 +29,14 @@ def simulate(
     batch: int = 1,
     tokens: int = 1,
     position: int = 0,
+    chunk: int | None = None,
     latency_cycles: int | None = None,
     memory: str = "latency",
     ops: Annotated[bool, Parameter(negative="")] = False,
     perfetto: Path | None = None,
     json: Json = False,
 ) -> None:
-    """Count the cycles of one launch, exactly as the RTL takes them, and where they go; no RTL tools needed.
+    """Count the cycles of one launch (or of a prompt in chunks), exactly as the RTL takes them, and where they go; no RTL tools needed.
 
     Args:
         model: tinyshakes, smollm2-135m, gemma-3-270m, a GGUF file, or a Hugging Face directory.
@@ -41,23 +44,19 @@ def simulate(
         batch: sequences in the launch.
         tokens: new tokens of each.
         position: tokens already in each sequence's cache.
+        chunk: new tokens of each that one launch takes; all of them when not given.
         latency_cycles: cycles until memory answers; the chip's DRAM latency when not given.
         memory: ideal, latency (and share of bandwidth), or banks (as well rows, banks and refresh of the chip's standard).
         ops: list every op of the model with the cycles it adds, what it computes and moves, and what it waits for.
         perfetto: write every instruction of the launch as a trace that ui.perfetto.dev opens.
         json: print JSON instead of text.
     """
-    from time import monotonic
-
-    from fabless.compiler.driver import compile as compile_model
-    from fabless.compiler.launch import Segment
-    from fabless.compiler.partition import PAGE_KEYS, Shape
     from fabless.model.counted import counted as counted_model
     from fabless.model.weights import open_weights
     from fabless.sim.bound import bound
-    from fabless.sim.cycles import simulate as run
 
-    for option, value, lowest in (("--batch", batch, 1), ("--tokens", tokens, 1), ("--position", position, 0)):
+    each = chunk or tokens
+    for option, value, lowest in (("--batch", batch, 1), ("--tokens", tokens, 1), ("--position", position, 0), ("--chunk", each, 1)):
         if value < lowest:
             raise InputError(f"{option} must be at least {lowest}, not {value}")
     name, tile, answers = described(chip, latency_cycles, memory)
@@ -65,33 +64,63 @@ def simulate(
     context = min(decoder.context_tokens, 2048)
     if position + tokens > context:
         raise InputError(f"--position {position} and --tokens {tokens} exceed the context of {context} tokens; lower one")
-    shape, pages = Shape(batch, tokens), -(-context // PAGE_KEYS)
-    compiled = compile_model(decoder, tile, [shape], context_tokens=context, n_pages=pages * batch)
-    segments = [Segment([0] * tokens, position, range(i * pages, (i + 1) * pages)) for i in range(batch)]
-    program, parameters = compiled.program(shape), compiled.parameters(shape, segments)
-    began = monotonic()
-    trace = run(program, tile, parameters, answers)
-    host_s = monotonic() - began
+    if perfetto is not None and each < tokens:
+        raise InputError(f"--perfetto shows one launch, {tokens} tokens in chunks of {each} are several; give --tokens {each}")
+    trace, host_s = _simulated(
+        decoder, tile, answers, batch=batch, tokens=tokens, position=position, chunk=each, context=context, perfetto=perfetto
+    )
     least = bound(counted_model(decoder), tile, answers, batch=batch, tokens=tokens, position=position, weights=_FORMAT, head=_FORMAT)
     roofline = roofline_cycles(least, tile)
-    if perfetto is not None:
-        from fabless.core.files import write_text
-        from fabless.sim.timeline import perfetto_text, timeline
-
-        write_text(perfetto, perfetto_text(program, timeline(program, parameters, answers)))
     if json:
-        say_json({"model": decoder.name, "chip": name, "batch": batch, "tokens": tokens, "position": position, "memory": answers,
+        say_json({"model": decoder.name, "chip": name, "batch": batch, "tokens": tokens, "position": position, "chunk": each, "memory": answers,
                   "cycles": int(trace.cycles), "units": dict(trace.units), "stalls": dict(trace.stalls), "counters": counted(trace), "banks": trace.banks,
                   "estimated_cycles": least.cycles, "estimate_below_ratio": 1 - least.cycles / trace.cycles, "roofline_cycles": roofline,
                   "utilisation_ratio": roofline / trace.cycles,
                   "ops": [_op(trace, i) for i in range(len(trace.events))], "host_s": host_s})  # fmt: skip
         return
+    launches = f" in launches of {each}" if each < tokens else ""
     say(
-        f"{decoder.name} on one tile of '{name}': {batch} x {tokens} tokens at position {position}: {int(trace.cycles):,} cycles, cycle fidelity"
+        f"{decoder.name} on one tile of '{name}': {batch} x {tokens} tokens{launches} at position {position}: {int(trace.cycles):,} cycles, cycle fidelity"
     )
     say(
         f"estimate {least.cycles:,.0f} cycles, {1 - least.cycles / trace.cycles:.1%} below; {roofline / trace.cycles:.1%} of the bound by compute or memory"
     )
+    _say(trace, least, ops=ops)
+    if perfetto is not None:
+        say(f"{perfetto}: open it at ui.perfetto.dev")
+
+
+def _simulated(
+    decoder: Decoder, tile: Tile, memory: MemoryModel, *, batch: int, tokens: int, position: int, chunk: int, context: int, perfetto: Path | None
+) -> tuple[Trace, float]:  # fmt: skip
+    """Return the trace of all launches one after the other, and the seconds that simulating took; logits are asked of the last."""
+    from time import monotonic
+
+    from fabless.compiler.driver import compile as compile_model
+    from fabless.compiler.launch import Segment
+    from fabless.compiler.partition import PAGE_KEYS, Shape
+    from fabless.core.files import write_text
+    from fabless.sim.cycles import simulate as run
+    from fabless.sim.timeline import perfetto_text, timeline
+    from fabless.sim.trace import one_after_the_other
+
+    shape, pages = Shape(batch, chunk), -(-context // PAGE_KEYS)
+    compiled = compile_model(decoder, tile, [shape], context_tokens=context, n_pages=pages * batch)
+    program, traces, host_s = compiled.program(shape), [], 0.0
+    for done in range(0, tokens, chunk):
+        new = [0] * min(chunk, tokens - done)
+        segments = [Segment(new, position + done, range(i * pages, (i + 1) * pages)) for i in range(batch)]
+        parameters = compiled.parameters(shape, segments, logits=done + chunk >= tokens)
+        began = monotonic()
+        traces.append(run(program, tile, parameters, memory))
+        host_s += monotonic() - began
+        if perfetto is not None:
+            write_text(perfetto, perfetto_text(program, timeline(program, parameters, memory)))
+    return one_after_the_other(traces), host_s
+
+
+def _say(trace: Trace, least: Trace, *, ops: bool) -> None:
+    """Print queues, counters and banks of a trace; with `ops` its ops and those of its estimate."""
     stalls = dict(trace.stalls)
     say_table(("queue", "busy", "of all", "waits for a semaphore", "waits for memory", "finds a queue full"), [
         (queue, f"{busy:,.0f}", f"{busy / trace.cycles:.1%}", *(f"{stalls.get(f'{queue}.{cause}', 0.0):,.0f}" for cause in ("semaphore", "memory", "full")))
@@ -102,16 +131,15 @@ def simulate(
     if trace.banks:
         (hits, misses), busiest = map(sum, zip(*trace.banks, strict=True)), max(trace.banks)
         say(f"{len(trace.banks)} banks: {hits:,} beats found their row open, {misses:,} did not; the busiest bank served {sum(busiest):,}")
-    if ops:
-        say()
-        say_ops(trace)
-        say()
-        say("the estimate, op by op (its total overlaps what may overlap):")
-        say_table(("op", "times", "matrix", "vector", "memory", "alone", "bound"), [
-            (e.name, f"{e.count:,}", *(f"{n:,.0f}" for n in (e.compute_cycles, e.vector_cycles, e.memory_cycles, e.cycles)), e.bound) for e in least.events
-        ], right=(1, 2, 3, 4, 5))  # fmt: skip
-    if perfetto is not None:
-        say(f"{perfetto}: open it at ui.perfetto.dev")
+    if not ops:
+        return
+    say()
+    say_ops(trace)
+    say()
+    say("the estimate, op by op (its total overlaps what may overlap):")
+    say_table(("op", "times", "matrix", "vector", "memory", "alone", "bound"), [
+        (e.name, f"{e.count:,}", *(f"{n:,.0f}" for n in (e.compute_cycles, e.vector_cycles, e.memory_cycles, e.cycles)), e.bound) for e in least.events
+    ], right=(1, 2, 3, 4, 5))  # fmt: skip
 
 
 def roofline_cycles(least: Trace, tile: Tile) -> float:
