@@ -64,6 +64,29 @@ def everything():
     return Everything().eval(), (torch.randn(2, 6, 40),)
 
 
+class Forms(nn.Module):
+    """Forms that are several operations each."""
+
+    def __init__(self):
+        super().__init__()
+        self.line, self.deep = nn.Conv1d(4, 6, 3, padding="same", groups=2), nn.Conv2d(6, 6, 3, padding=1, stride=(2, 1), groups=6)
+        self.groups, self.both = nn.GroupNorm(3, 6), nn.LayerNorm((6, 16))
+        nn.init.normal_(self.groups.weight)
+
+    def forward(self, x):  # [2, 4, 16]
+        y = nn.functional.hardswish(self.groups(self.line(x))) + nn.functional.leaky_relu(self.both(self.line(x)), 0.2)
+        y = torch.add(nn.functional.elu(y, 0.5), torch.sqrt(y.abs()), alpha=0.5) + torch.tanh(y) ** 3
+        z = self.deep(y.view(2, 6, 2, 8)).view(2, 6, 8)
+        return nn.functional.scaled_dot_product_attention(
+            z.view(2, 3, 2, 8), z[:, :1].view(2, 1, 1, 8), z[:, 1:2].view(2, 1, 1, 8), enable_gqa=True
+        )
+
+
+def forms():
+    torch.manual_seed(8)
+    return Forms().eval(), (torch.randn(2, 4, 16),)
+
+
 def encoder_layer():
     torch.manual_seed(6)
     layer = nn.TransformerEncoderLayer(48, 3, 80, batch_first=True, norm_first=True, activation="relu")
@@ -72,7 +95,7 @@ def encoder_layer():
 
 MODULES = {
     "mlp": examples.mlp, "cnn": examples.cnn, "vit_block": examples.vit_block, "vision_transformer": examples.vision_transformer,
-    "everything": everything, "encoder_layer": encoder_layer,
+    "everything": everything, "forms": forms, "encoder_layer": encoder_layer,
 }  # fmt: skip
 
 
@@ -224,6 +247,31 @@ def test_the_reference_is_the_module_up_to_quantisation(name):
     with torch.no_grad():
         other = module(*(torch.from_numpy(x[..., ::-1].copy()) for x in inputs)).numpy()
     assert np.abs(other - exact).max() > 0.03 * np.abs(exact).max()  # another input is seen
+
+
+@pytest.mark.parametrize(
+    ("form", "shape"),
+    [
+        (lambda x: nn.functional.leaky_relu(x, 0.1), (3, 5)), (nn.functional.hardswish, (3, 5)), (nn.functional.hardsigmoid, (3, 5)),
+        (lambda x: nn.functional.elu(x, 1.5), (3, 5)), (lambda x: torch.sqrt(x.abs()), (3, 5)), (lambda x: x**3, (3, 5)), (lambda x: x**0.5, (3, 5)),
+        (lambda x: torch.add(x, x, alpha=-0.75), (3, 5)), (lambda x: torch.rsub(x, 2.0, alpha=0.5), (3, 5)),
+        (lambda x: nn.functional.group_norm(x, 2, torch.arange(1.0, 5), torch.arange(4.0)), (2, 4, 5)),
+        (lambda x: nn.functional.layer_norm(x, (4, 5), torch.arange(20.0).view(4, 5)), (2, 4, 5)),
+    ],
+)  # fmt: skip
+def test_each_form_is_pytorch_s_up_to_rounding(form, shape):
+    class Form(nn.Module):
+        def forward(self, x):
+            return form(x)
+
+    x = torch.rand(shape, generator=torch.Generator().manual_seed(9)) * 6 - 3  # -3 to 3
+    x = x.abs() if form(x).isnan().any() else x
+    module = capture(Form().eval(), (x,))
+    ours, exact = reference.run(module, x.numpy())[module.outputs[0]], form(x).numpy()
+    # at most 12 operations of values up to 60 (norms: weights up to 19 times values up to 3), each rounded or a table's, seen through products by up to 3;
+    # PyTorch rounds as often
+    assert np.abs(ours - exact).max() <= 2 * 12 * (U + FUNCTION) * 60 * 3
+    assert np.abs(ours).max() > 0.5
 
 
 def test_each_of_everything_s_results_is_the_module_s():

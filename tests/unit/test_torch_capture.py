@@ -43,18 +43,23 @@ def of(function, *shapes, **modules):
     ("function", "shape", "words"),
     [
         (lambda m, x: torch.cumsum(x, 0), (3, 4), "no operation of the chip for cumsum in the module itself; supported operators: _softmax"),
-        (lambda m, x: m.inner(x), (1, 2, 8), "conv1d in inner"),
-        (lambda m, x: nn.functional.conv2d(x, torch.ones(4, 1, 1, 1), groups=4), (1, 4, 3, 3), r"conv2d in the module itself \(in 4 groups; use one group"),
+        (lambda m, x: m.inner(x), (1, 2, 3, 8, 8), "conv3d in inner"),
+        (lambda m, x: nn.functional.conv2d(x, torch.ones(64, 1, 1, 1), groups=64), (1, 64, 3, 3), r"\(in 64 groups; use at most 32"),
+        (lambda m, x: nn.functional.conv2d(x, torch.ones(1, 1, 2, 2), padding="same"), (1, 1, 3, 3), r"\(with padding 'same' of an even kernel; give numbers"),
+        (lambda m, x: nn.functional.conv2d(x, torch.ones(1, 1, 2, 2), dilation=2), (1, 1, 5, 5), r"\(dilated or transposed; use a plain convolution"),
+        (lambda m, x: nn.functional.conv1d(x, torch.ones(1, 2, 2)), (2, 5), r"conv1d in the module itself \(without a batch axis; add one"),
+        (lambda m, x: nn.functional.leaky_relu(x, 1.5), (2, 2), r"leaky_relu in the module itself \(with slope 1.5; use one from 0 to 1"),
+        (lambda m, x: nn.functional.celu(x, 2.0), (2, 2), "no operation of the chip for celu in the module itself"),
+        (lambda m, x: torch.div(x, 3, rounding_mode="floor"), (2, 2), r"\(with rounding mode 'floor'; divide without"),
         (lambda m, x: nn.functional.linear(x, x), (3, 3), r"linear in the module itself \(the weight is computed from an input; give a parameter\)"),
-        (lambda m, x: x**3, (2, 2), r"\(with exponent 3; multiply instead\)"),
+        (lambda m, x: x**4, (2, 2), r"\(with exponent 4; multiply instead\)"),
         (lambda m, x: nn.functional.avg_pool2d(x, 2, padding=1), (1, 1, 4, 4), r"other than of \[B, C, H, W\] with whole, undilated windows"),
         (lambda m, x: nn.functional.adaptive_avg_pool2d(x, 3), (1, 1, 4, 4), r"from \(4, 4\) to \(3, 3\); the sides must divide"),
-        (lambda m, x: nn.functional.layer_norm(x, (2, 2)), (3, 2, 2), r"over several axes; flatten them"),
     ],
 )  # fmt: skip
 def test_what_has_no_operation_is_refused_with_its_place(function, shape, words):
     with pytest.raises(UnsupportedError, match=words):
-        of(function, shape, inner=nn.Conv1d(2, 2, 1))
+        of(function, shape, inner=nn.Conv3d(2, 2, 1))
 
 
 def test_inputs_and_weights_are_checked():
@@ -65,6 +70,8 @@ def test_inputs_and_weights_are_checked():
     compiled = compile_module(module, TINY)
     with pytest.raises(InputError, match=r"input 'input' has shape \[2, 4\], the module was captured for \[3, 4\]; capture it again"):
         call(compiled, np.ones((2, 4), np.float32))
+    with pytest.raises(InputError, match="Linear: 2 inputs were given, it takes 1: input"):
+        call(compiled, *[np.ones((3, 4), np.float32)] * 2)
     with pytest.raises(InputError, match="input 'input': 1 values are NaN or infinite; give finite numbers"):
         call(compiled, np.array([[np.nan, 0, 0, 0]] * 1 + [[0] * 4] * 2, np.float32))
     with torch.no_grad():

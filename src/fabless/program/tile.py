@@ -22,12 +22,13 @@ MEMORY_WIDTHS = (16, 32, 64, 128, 256)
 _WEIGHT_WORD_BYTES = 36
 _FEW_WORDS = 16
 _CARRIED = 0.9
+LINK_WIDTHS = (4, 8, 16, 32, 64, 128, 256)
 READ_QUEUES = tuple(1 << i for i in range(2, 13))
 
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """Describe one tile: `rows` dot-product rows of 32 lanes, `vector_lanes` binary32 lanes, five memories and two ports.
+    """Describe one tile: `rows` dot-product rows of 32 lanes, `vector_lanes` binary32 lanes, five memories, a memory port, and a link to the next tile.
 
     `weight_words`: words of the weight buffer, each `rows` blocks of 32 int8 and `rows` scales (one bank a row).
     `activation_words`: words of the activation buffer, each one block of 32 int8 and one bf16 scale.
@@ -57,6 +58,7 @@ class Tile:
             ("rows", self.rows, ROWS),
             ("vector_lanes", self.vector_lanes, VECTOR_LANES),
             ("memory_bytes_per_cycle", self.memory_bytes_per_cycle, MEMORY_WIDTHS),
+            ("link_bytes_per_cycle", self.link_bytes_per_cycle, LINK_WIDTHS),
             ("read_queue_beats", self.read_queue_beats, READ_QUEUES),
         ):
             if value not in allowed:
@@ -74,7 +76,6 @@ class Tile:
             ("parameter_words", self.parameter_words, 1),
             ("instruction_words", self.instruction_words, 1),
             ("memory_bytes", self.memory_bytes, 256),
-            ("link_bytes_per_cycle", self.link_bytes_per_cycle, 1),
             ("n_tiles", self.n_tiles, 1),
             ("queue_depth", self.queue_depth, 1),
         ):

@@ -94,6 +94,7 @@ class Trace:
     fidelity: str = "roofline"
     error_ratio: float | None = None
     stalls: tuple[tuple[str, float], ...] = ()
+    slowest_tile: int = 0  # of a ring: whose cycles and events these are
     units: tuple[tuple[str, float], ...] = ()  # busy cycles by queue, where a simulation knows them
     banks: tuple[tuple[int, int], ...] = ()  # beats that found their DRAM row open, or not, by bank, where a simulation knows them
 
