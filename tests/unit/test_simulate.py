@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -156,3 +157,13 @@ def test_a_prompt_in_chunks_is_the_sum_of_its_launches(decoder, capsys):
     assert whole["estimated_cycles"] <= whole["cycles"]
     assert run(["simulate", "--tokens", "64", "--chunk", "16", "--perfetto", "t.json"]) == 2
     assert "shows one launch, 64 tokens in chunks of 16 are several; give --tokens 16" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not find_spec("llama_cpp"), reason="a real checkpoint needs the extra 'models'")
+@pytest.mark.parametrize("words", [("--tokens", "128", "--chunk", "32"), ("--batch", "8", "--position", "127")], ids=["prefill", "decode"])
+def test_the_demo_tile_is_busy_at_85_percent_of_the_bound(words, capsys):
+    """SmolLM2-135M behind near memory: the schedule's own part. The chip's latency, which every load waits for once, is in docs/cycles.md."""
+    from fabless.cli import run
+
+    assert run(["simulate", "smollm2-135m", "--latency-cycles", "2", "--json", *words]) == 0
+    assert json.loads(capsys.readouterr().out)["utilisation_ratio"] >= 0.85
