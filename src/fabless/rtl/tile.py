@@ -9,7 +9,7 @@ from amaranth.hdl import Cat, Module, Mux, Signal
 from fabless.core.errors import UnsupportedError
 from fabless.program.isa import N_SEMAPHORES, WORD_BITS
 from fabless.program.isa import Queue as Name
-from fabless.rtl.block import Block
+from fabless.rtl.block import Block, named
 from fabless.rtl.load import Load, log2
 from fabless.rtl.memory import Ram
 from fabless.rtl.mxu import Mxu
@@ -66,11 +66,11 @@ class TileTop(Block):
     def elaborate(self, platform: Any) -> Module:
         """Build what the class describes."""
         m = Module()
-        m.submodules.sequencer = sequencer = Sequencer(self.tile)
-        m.submodules.load = load = Load(self.tile)
-        m.submodules.store = store = Store(self.tile)
-        m.submodules.mxu = mxu = Mxu(self.shared)
-        m.submodules.vector = vector = Vector(self.shared)
+        m.submodules.sequencer = sequencer = named(Sequencer(self.tile))
+        m.submodules.load = load = named(Load(self.tile))
+        m.submodules.store = store = named(Store(self.tile))
+        m.submodules.mxu = mxu = named(Mxu(self.shared))
+        m.submodules.vector = vector = named(Vector(self.shared))
         self._control(m, sequencer, {Name.LOAD: load, Name.STORE: store, Name.MXU: mxu, Name.VPU: vector})
         self._vector_buffer(m, sequencer, load, store, vector)
         self._activations(m, load, store, mxu, vector)
@@ -87,8 +87,8 @@ class TileTop(Block):
 
     def _control(self, m: Module, sequencer: Sequencer, units: dict[Name, Any]) -> None:
         """Join sequencer, queues and semaphores; count cycles."""
-        m.submodules.semaphores = semaphores = Semaphores()
-        queues: dict[Name, Queue] = {q: Queue(depth=self.tile.queue_depth, extra_bits=extra_bits(q)) for q in UNITS}
+        m.submodules.semaphores = semaphores = named(Semaphores())
+        queues: dict[Name, Queue] = {q: named(Queue(depth=self.tile.queue_depth, extra_bits=extra_bits(q))) for q in UNITS}
         waiters: list[Any] = [sequencer, *queues.values()]
         for waiter in waiters:
             m.d.comb += waiter.allowed.eq(((waiter.wait & semaphores.below) == 0) & ((waiter.signal & semaphores.above) == 0))

@@ -51,7 +51,11 @@ class RtlState:
 class Simulation:
     """Keep one simulated tile running: write its memory through `memory` (a shared map), launch, read results; a context manager."""
 
-    def __init__(self, program: Program, memory_bytes: int, *, memory_model: Numbers = IDEAL, optimise: str = QUICK) -> None:
+    def __init__(
+        self, program: Program, memory_bytes: int, *, memory_model: Numbers = IDEAL, optimise: str = QUICK, executable: Path | None = None,
+        arguments: Sequence[str] = (),
+    ) -> None:  # fmt: skip
+        """Start the tile of `program`; `executable` in place of the one that is built for it, with more arguments."""
         check(program)
         self.program = program
         self.directory = tempfile.TemporaryDirectory(prefix="fabless-run-")
@@ -60,8 +64,8 @@ class Simulation:
             f.truncate(max(1, memory_bytes))
         self.memory: NDArray[np.uint8] = np.memmap(self.path / "memory", np.uint8, "r+")
         self.process = subprocess.Popen(
-            [build(program.tile, optimise=optimise), self.path / "memory", f"+dump={self.path}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            text=True, bufsize=1,
+            [executable or build(program.tile, optimise=optimise), self.path / "memory", f"+dump={self.path}", *arguments],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
         )  # fmt: skip
         self.load(program)
         self._say("memory " + " ".join(map(str, memory_model)))

@@ -161,14 +161,23 @@ class Simulator:
         self._settle()
         self.toggles[:] = 0
 
+    def resume(self, values: Words) -> None:
+        """Go on from the settled values of every net, `[nets, n_words]`."""
+        self.values = values.copy()
+        self._still = self._evaluate()
+
     def step(self, inputs: Mapping[str, Words]) -> None:
         """Clock once: flip-flops take what stood at their inputs, ports take `inputs`, and the gates settle."""
+        nets = [net for name in inputs for net in self.netlist.inputs[name]]
+        self.drive(np.array(nets, np.intp), np.concatenate(list(inputs.values())) if inputs else np.zeros((0, self.n_words), np.uint64))
+
+    def drive(self, nets: NDArray[np.intp], driven: Words) -> None:
+        """Clock once, as `step` does, with words `[nets, n_words]` for the nets of ports."""
         before = self.values.copy()
         taken = [(out, ~self.values[d] if inverts else self.values[d]) for out, d, inverts in self._flops]
-        for nets, moved in taken:
-            self.values[nets] = moved
-        for name, driven in inputs.items():
-            self.values[list(self.netlist.inputs[name])] = driven
+        for out, moved in taken:
+            self.values[out] = moved
+        self.values[nets] = driven
         self.toggles += _popcount(self.values ^ before)
         self._settle()
         self.settled += _popcount(self.values ^ before)
