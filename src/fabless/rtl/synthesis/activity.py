@@ -114,7 +114,7 @@ def _driven(netlist: Netlist, ports: Ports, place: str) -> tuple[NDArray[np.intp
     reset = netlist.inputs.get("rst", ())
     columns.append(np.zeros((len(ports.packed), len(reset)), np.uint8))
     bits = np.concatenate(columns, axis=1)
-    before = np.zeros((RESET_CYCLES, bits.shape[1]), np.uint8)
+    before = np.repeat(bits[:1], RESET_CYCLES, axis=0)  # what stands still while the host writes the program has run through every pipeline
     before[:, bits.shape[1] - len(reset) :] = 1
     return np.array([*nets, *reset], np.intp), np.concatenate([before, bits])
 
@@ -170,7 +170,7 @@ def _with_function(seen: Ports) -> NDArray[np.bool_]:
     applies, now = np.zeros(len(go), bool), False
     opcode = (head[:, :OPCODE_BITS].astype(np.int64) << np.arange(OPCODE_BITS)).sum(axis=1)
     field = BY_MNEMONIC["vec"].by_name["fn"]
-    fn = head[:, field.lsb : field.lsb + field.bits].any(axis=1)
+    fn = head[:, field.lsb : field.lsb + field.bits].max(axis=1)
     streams = np.isin(opcode, [BY_MNEMONIC[n].code for n in ("vec", "quant")])
     for t in range(len(go)):
         applies[t] = now

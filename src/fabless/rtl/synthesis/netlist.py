@@ -127,7 +127,8 @@ def read_netlist(text: str, top: str, library: Library, drives: Mapping[str, fro
 
 def gate_nets(gate: Instance) -> tuple[list[int], list[int]]:
     """Return the nets that a gate reads and those that it drives."""
-    reads, drives = [], []
+    reads: list[int] = []
+    drives: list[int] = []
     for pin, net in gate.pins.items():
         (reads if gate.cell.pins[pin].direction == "input" else drives).append(net)
     return reads, drives

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from fabless.program.program import Program
 
-#: Cycles of reset before the recorded ones.
-RESET_CYCLES = 4
+#: Cycles of reset before the recorded ones: more than any pipeline of a block is long.
+RESET_CYCLES = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Ports:
         """Return whether any bit of a port is set, by cycle; no cycle for a port that is not there."""
         if port not in self.places:
             return np.zeros(len(self.packed), bool)
-        return self.bits(port).any(axis=1)
+        return self.bits(port).max(axis=1).astype(bool)
 
 
 @dataclass(frozen=True, slots=True)
