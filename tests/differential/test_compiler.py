@@ -11,12 +11,12 @@ from fabless.compiler.driver import PASSES, Compiled, Shape
 from fabless.compiler.driver import compile as compile_model
 from fabless.compiler.launch import Segment
 from fabless.compiler.pack import pack
-from fabless.core.errors import IllegalProgramError, InputError
+from fabless.core.errors import IllegalProgramError, InfeasibleError, InputError
 from fabless.fleet.session import Session
 from fabless.model.integer_reference import IntegerReference, IntegerWeights
-from fabless.model.random_weights import random_weights
+from fabless.model.random_weights import random_arrays, random_decoder, random_weights, weights_of
 from fabless.model.weights import open_weights
-from fabless.number.formats import INT4_BLOCK32, MXFP4, MXINT8
+from fabless.number.formats import INT4_BLOCK32, INT8_BLOCK32, MXFP4, MXINT8, NVFP4, format_named
 from fabless.program.isa import BY_MNEMONIC, OPCODE_BITS
 from fabless.program.tile import DEMO, DIE, TINY, Tile
 from fabless.program.verify import verify
@@ -94,10 +94,78 @@ def test_rings_equal_the_integer_reference(tinyshakes, family, n_tiles):
     held_to_reference(session(weights, DEMO, [Shape(1, 1), Shape(1, 9)], n_tiles=n_tiles), weights, Shape(1, 9))
 
 
-@pytest.mark.parametrize("format", [INT4_BLOCK32, MXINT8, MXFP4], ids=lambda f: f.name)
-def test_block_formats_equal_the_integer_reference(format):
-    weights = IntegerWeights.load(random_weights("llama", seed=3), format)
-    held_to_reference(session(weights, DEMO, [Shape(1, 1), Shape(1, 4)], format=format.name), weights, Shape(1, 4))
+@pytest.mark.parametrize("format", ["int8_block32", "nvfp4"])
+@pytest.mark.parametrize(("family", "partition", "n_tiles"), [
+    ("tinyshakes", "pipeline", 4), ("gemma3", "pipeline", 2), ("gpt_oss", "pipeline", 2), ("qwen3_moe", "pipeline", 2),
+    ("gpt_oss", "expert", 1), ("gpt_oss", "expert", 3), ("gpt_oss", "expert", 4), ("mixtral", "expert", 2), ("qwen3_moe", "expert", 4),
+])  # fmt: skip
+def test_pipelines_and_spread_experts_equal_the_integer_reference(family, partition, n_tiles, format):
+    """All programs of the ring are legal, too."""
+    loaded = open_weights("tinyshakes") if family == "tinyshakes" else random_weights(family, seed=6)
+    weights = IntegerWeights.load(loaded, format_named(format))
+    s = session(weights, DEMO, [Shape(1, 1), Shape(2, 5)], n_tiles=n_tiles, partition=partition, format=format)
+    held_to_reference(s, weights, Shape(2, 5))
+    for program in s.compiled.programs[Shape(1, 1)]:
+        verify(program)
+
+
+def test_a_model_beyond_one_tiles_memory_runs_on_a_pipeline_of_four(tinyshakes):
+    whole = session(tinyshakes, DEMO, [Shape(1, 1)]).compiled.layouts[0].memory_bytes
+    small = replace(DEMO, memory_bytes=whole * 9 // 20 // 256 * 256)
+    with pytest.raises(InfeasibleError, match=r"tinyshakes: tile 0 of 1 needs .* of memory .* use more tiles"):
+        session(tinyshakes, small, [Shape(1, 1)])
+    with pytest.raises(InfeasibleError, match=r"tinyshakes: tile 0 of 2 \(layers 0 to 1\) needs"):
+        session(tinyshakes, small, [Shape(1, 1)], n_tiles=2, partition="pipeline")
+    s = session(tinyshakes, small, [Shape(1, 1), Shape(1, 8)], n_tiles=4, partition="pipeline")
+    assert max(x.memory_bytes for x in s.compiled.layouts) <= small.memory_bytes
+    held_to_reference(s, tinyshakes, Shape(1, 8))
+
+
+def test_spreading_experts_divides_their_memory():
+    decoder = random_weights("qwen3_moe", seed=1).decoder
+    one, two = (compile_model(decoder, DEMO, n_tiles=n, partition="expert").layouts for n in (1, 2))
+    sizes = [x.layer_bytes - x.experts_at for x in (*one, *two)]
+    assert sizes == [sizes[0], sizes[0] // 2, sizes[0] // 2]
+    assert [tuple(x.part.experts) for x in two] == [(0, 1, 2), (3, 4, 5)]
+
+
+#: Untied and tied token tables, biases and experts, norms behind the residual's product, sinks.
+FORMAT_FAMILIES = ("llama", "gemma3", "qwen2", "qwen3_moe", "gpt_oss")
+
+
+@pytest.mark.parametrize("head", [None, INT8_BLOCK32], ids=["whole", "head8"])
+@pytest.mark.parametrize("format", [INT4_BLOCK32, MXINT8, MXFP4, NVFP4], ids=lambda f: f.name)
+@pytest.mark.parametrize("family", FORMAT_FAMILIES)
+def test_block_formats_equal_the_integer_reference(family, format, head):
+    weights = IntegerWeights.load(random_weights(family, seed=3), format, head)
+    options = {"format": format.name, "head_format": head and head.name}
+    held_to_reference(session(weights, DEMO, [Shape(1, 1), Shape(2, 4)], **options), weights, Shape(2, 4))
+
+
+@pytest.mark.parametrize("tile", [LEAST, WIDE], ids=["4 rows", "64 lanes"])
+@pytest.mark.parametrize("format", [MXINT8, MXFP4, NVFP4], ids=lambda f: f.name)
+def test_block_formats_of_shared_and_wide_token_tables(format, tile):
+    """The embedded model's head is its token table; 64 lanes read rows whole, in binary32."""
+    weights = IntegerWeights.load(open_weights("tinyshakes"), format)
+    held_to_reference(session(weights, tile, [Shape(1, 1)], format=format.name), weights, Shape(1, 1))
+
+
+def test_scales_too_small_for_fp16_reach_the_token_table():
+    """MX scales are powers of two down to 2^-126: a token row may have one that no fp16 holds."""
+    decoder = random_decoder("llama")
+    arrays = random_arrays(decoder, seed=3)
+    arrays["embedding"] *= np.float32(2.0**-30)
+    weights = IntegerWeights.load(weights_of(decoder, arrays), MXFP4)
+    assert 0 < weights.matrices["embedding"].scales.max() < 2.0**-25
+    held_to_reference(session(weights, DEMO, [Shape(1, 1)], format="mxfp4"), weights, Shape(1, 1))
+
+
+def test_weights_of_another_format_are_refused():
+    weights = IntegerWeights.load(random_weights("llama", seed=3), NVFP4, INT8_BLOCK32)
+    with pytest.raises(
+        InputError, match="token table: weights are int8_block32, the program expects nvfp4; load the weights in that format"
+    ):
+        session(weights, DEMO, [Shape(1, 1)], format="nvfp4")
 
 
 @pytest.mark.parametrize("skipped", [*((name,) for name in PASSES), tuple(PASSES)], ids=",".join)
@@ -107,11 +175,12 @@ def test_a_pass_left_out_changes_no_bit(family, skipped):
     held_to_reference(session(weights, DEMO, [Shape(1, 1), Shape(1, 9)], skip=skipped), weights, Shape(1, 9))
 
 
+@pytest.mark.parametrize("format", ["int8_block32", "nvfp4"])
 @pytest.mark.parametrize("family", ["tinyshakes", "llama31", "gemma3", "qwen3_moe", "gpt_oss"])
 @pytest.mark.parametrize(("shape", "n_tiles"), [(Shape(1, 1), 1), (Shape(2, 3), 1), (Shape(1, 2), 2)], ids=str)
-def test_programs_are_legal_for_all_parameters(family, shape, n_tiles):
+def test_programs_are_legal_for_all_parameters(family, shape, n_tiles, format):
     decoder = open_weights("tinyshakes").decoder if family == "tinyshakes" else random_weights(family, seed=1).decoder
-    compiled = compile_model(decoder, DEMO, [shape], context_tokens=128, n_pages=2, n_tiles=n_tiles)
+    compiled = compile_model(decoder, DEMO, [shape], context_tokens=128, n_pages=2, n_tiles=n_tiles, format=format)
     for program in compiled.programs[shape]:
         verify(program)
 

@@ -1,4 +1,4 @@
-"""Tokens and logits are the same bits whatever the tile sizes, tiles of the ring, passes, batch composition and chunks."""
+"""Tokens and logits are the same bits whatever the tile sizes, the ring and what its tiles share, the batch and the chunks, in every kind of format."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ from fabless.compiler.launch import Segment
 from fabless.compiler.pack import pack
 from fabless.fleet.session import Session
 from fabless.model.integer_reference import IntegerReference, IntegerWeights
+from fabless.model.random_weights import random_weights
 from fabless.model.weights import open_weights
+from fabless.number.formats import INT8_BLOCK32, format_named
 from fabless.program.tile import DEMO, TINY, Tile
 
 TEXT = "First Citizen:\nBefore we proceed any further, hear me speak."
@@ -26,9 +28,10 @@ TILES = {
 }
 
 
-@pytest.fixture(scope="module")
-def weights() -> IntegerWeights:
-    return IntegerWeights.load(open_weights("tinyshakes"))
+@pytest.fixture(scope="module", params=["int8_block32", "nvfp4", "mxfp4 with an int8 head"])
+def weights(request) -> IntegerWeights:
+    format, _, head = request.param.partition(" with ")
+    return IntegerWeights.load(open_weights("tinyshakes"), format_named(format), INT8_BLOCK32 if head else None)
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +46,9 @@ def truth(weights, ids) -> np.ndarray:
     return IntegerReference(weights).forward(ids)
 
 
-def opened(weights: IntegerWeights, tile: Tile, shapes: list[Shape], n_tiles: int = 1) -> Session:
-    compiled = compile_model(weights.decoder, tile, shapes, context_tokens=128, n_pages=16, n_tiles=n_tiles)
+def opened(weights: IntegerWeights, tile: Tile, shapes: list[Shape], n_tiles: int = 1, partition: str = "tensor") -> Session:
+    formats = {"format": weights.matrices["layers.0.q"].format.name, "head_format": weights.matrices["embedding"].format.name}
+    compiled = compile_model(weights.decoder, tile, shapes, context_tokens=128, n_pages=16, n_tiles=n_tiles, partition=partition, **formats)
     memories = []
     for layout in compiled.layouts:
         memory = np.zeros(layout.memory_bytes, np.uint8)
@@ -64,6 +68,32 @@ def test_tile_sizes_and_rings_change_no_bit(weights, ids, truth, tile, n_tiles):
     s = opened(weights, TILES[tile], [Shape(1, 1)], n_tiles)
     for at, token in enumerate(ids[:24]):
         assert same(s.step(Shape(1, 1), [Segment([token], at, [5])])[0], truth[at])
+
+
+@pytest.mark.parametrize("n_tiles", [2, 3, 4])
+@pytest.mark.parametrize("tile", TILES)
+def test_pipelines_change_no_bit(weights, ids, truth, tile, n_tiles):
+    s = opened(weights, TILES[tile], [Shape(1, 1)], n_tiles, "pipeline")
+    for at, token in enumerate(ids[:16]):
+        assert same(s.step(Shape(1, 1), [Segment([token], at, [5])])[0], truth[at])
+
+
+@pytest.mark.parametrize(
+    ("partition", "n_tiles"), [("tensor", 1), ("tensor", 2), ("pipeline", 2), ("expert", 2), ("expert", 3), ("expert", 4)]
+)
+@pytest.mark.parametrize("tile", ["16 rows", "32 rows"])
+def test_mixtures_of_experts_however_they_are_shared(tile, partition, n_tiles):
+    """Chunks, then a batch of two on one ring: all the bits of one tile alone, whatever is spread."""
+    mixture = IntegerWeights.load(random_weights("mixtral", seed=2))
+    rng = np.random.default_rng(5)
+    a, b = (rng.integers(0, mixture.decoder.n_vocab, 14).tolist() for _ in range(2))
+    want = [IntegerReference(mixture).forward(x) for x in (a, b)]
+    s = opened(mixture, TILES[tile], [Shape(1, 5), Shape(2, 4)], n_tiles, partition)
+    for text, logits, page in ((a, want[0], 1), (b, want[1], 2)):
+        for at in (0, 5):
+            assert same(s.step(Shape(1, 5), [Segment(text[at : at + 5], at, [page])])[0], logits[at + 4])
+    together = s.step(Shape(2, 4), [Segment(a[10:], 10, [1]), Segment(b[10:], 10, [2])])
+    assert all(same(together[i], want[i][13]) for i in range(2))
 
 
 @pytest.mark.parametrize("cut", [(32, 29), (7, 16, 1, 3), (16, 16, 16, 13), (1, 32, 28)], ids=str)

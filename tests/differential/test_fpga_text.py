@@ -24,11 +24,11 @@ def test_the_embedded_model_writes_on_the_tile_that_fits_the_fpga():
     verilog = tile_part_verilog(ECP5, ECP5_FABRIC_LANES)
     assert "fl_times8 fabric7" in verilog
     assert "reg [39:0] now" in verilog
-    program = compile_verilog(verilog, HARNESS.read_text(), top="fl_tile", defines={"FL_WIDTH": 16}, optimise="-O0")
+    program = compile_verilog(verilog, HARNESS.read_text(), top="fl_tile", defines={"FL_WIDTH": 16, "FL_LINK": 16}, optimise="-O0")
     with open_rtl_session(weights, ECP5, check=True, context_tokens=32) as session:
         shape = session.compiled.shapes[0]
-        session.simulation = Simulation(session.compiled.program(shape), session.compiled.layouts[0].memory_bytes, executable=program)
-        session.simulation.memory[:] = session.memories[0]
+        session.simulation = Simulation(session.compiled.programs[shape], (session.compiled.layouts[0].memory_bytes,), executable=program)
+        session.simulation.memories[0][:] = session.memories[0]
         written = list(session.generate(ids[:2], 2))  # memory and cycles are compared after each of three launches
     assert written == list(open_session(weights, ECP5, context_tokens=32).generate(ids[:2], 2))
     assert len(session.cycles) == 3

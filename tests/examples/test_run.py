@@ -8,6 +8,9 @@ from importlib.util import find_spec
 import pytest
 
 from fabless.cli import run as command
+from fabless.compiler.driver import compile as compile_model
+from fabless.model.weights import open_weights
+from fabless.program.tile import DEMO
 
 
 def said(capsys, *words: str) -> str:
@@ -79,7 +82,68 @@ def test_trace_shows_parts_an_instruction_and_queues(capsys, tmp_path):
     assert "layers" in out
     events = json.loads((tmp_path / "t.json").read_text("utf-8"))["traceEvents"]
     assert {e["args"]["name"] for e in events if e["ph"] == "M"} == {"ctrl", "load", "store", "mxu", "vpu", "net"}
-    assert "is issued" in said(capsys, "trace", "--at", "120")
+
+
+def test_trace_shows_the_machine_at_an_instruction_of_any_launch(capsys):
+    program = compile_model(open_weights("tinyshakes").decoder, DEMO).program()
+    at = next(i for i, item in enumerate(program) if item.mnemonic == "quant")
+    out = said(capsys, "trace", "--at", str(at), "--launch", "3", "--visit", "2")
+    for part in (
+        f"instruction {at}, visit 2, launch 3: token",
+        "registers",
+        "semaphores",
+        "vpu",
+        "reads",
+        "writes",
+        "tile.activations",
+        "cache",
+    ):
+        assert part in out
+    second, third = (json.loads(said(capsys, "trace", "--at", str(at), "--launch", n, "--json")) for n in ("2", "3"))
+    assert second["instruction"] == third["instruction"]
+    assert second["digests_before"]["cache"] != third["digests_before"]["cache"]
+    assert second["digests_before"]["layers"] == third["digests_after"]["layers"]
+
+
+def test_trace_looks_at_any_stage_of_a_pipeline(capsys):
+    words = ("trace", "--tiles", "2", "--chips", "2", "--partition", "pipeline", "--tile", "1", "--weights", "nvfp4")
+    listed = json.loads(said(capsys, *words, "--json"))
+    arrival = next(e["pc"] for e in listed if e["mnemonic"] == "recv")
+    shown = json.loads(said(capsys, *words, "--at", str(arrival), "--json"))
+    assert (shown["tile"], shown["mnemonic"]) == (1, "recv")
+    assert any(shown["written"][0]["values"])
+    assert not any(shown["overwritten"][0]["values"])
+
+
+def test_trace_looks_into_any_program_and_finds_where_two_part(capsys, tmp_path):
+    said(capsys, "compile", "--out", str(tmp_path / "a.s"))
+    text = (tmp_path / "a.s").read_text("utf-8")
+    (tmp_path / "b.s").write_text(text.replace("fn=rsqrt", "fn=rcp", 1), "utf-8")
+    shown = json.loads(said(capsys, "trace", str(tmp_path / "a.s"), "--at", "0", "--set", "token_row=7", "--json"))
+    assert (shown["pc"], shown["launch"]) == (0, "launch 1")
+    assert "the same: every executed instruction" in said(capsys, "trace", str(tmp_path / "a.s"), "--diff", str(tmp_path / "a.s"))
+    (tmp_path / "m.bin").write_bytes(bytes(range(256)) * 8)
+    parted = said(capsys, "trace", str(tmp_path / "a.s"), "--diff", str(tmp_path / "b.s"), "--memory", str(tmp_path / "m.bin"))
+    assert "fn=rsqrt" in parted
+    assert "fn=rcp" in parted
+
+
+@pytest.mark.parametrize("partition", ["tensor", "pipeline"])
+def test_a_ring_over_chips_writes_what_one_tile_writes(capsys, partition):
+    words = ("run", "--max-tokens", "12", "--json")
+    alone = json.loads(said(capsys, *words))
+    ring = json.loads(said(capsys, *words, "--tiles", "2", "--chips", "2", "--partition", partition))
+    assert ring["tokens"] == alone["tokens"]
+    assert (ring["cycles"] > alone["cycles"]) == (partition == "pipeline")  # one sequence: stages take turns
+    assert ring["mesh_utilisation"] < alone["mesh_utilisation"]
+
+
+def test_compile_shows_what_each_stage_of_a_pipeline_holds(capsys):
+    found = json.loads(
+        said(capsys, "compile", "--tiles", "4", "--chips", "4", "--partition", "pipeline", "--tile", "3", "--check", "--json")
+    )
+    assert [t["layers"] for t in found["tiles"]] == [[0, 1], [1, 2], [2, 3], [3, 4]]
+    assert found["memory_bytes"] == found["tiles"][3]["memory_bytes"]
 
 
 def test_quality_scores_the_embedded_model(capsys):
@@ -95,13 +159,22 @@ def test_quality_scores_the_embedded_model(capsys):
     (("run", "-p", "naïve"), "does not know 'ï'"),
     (("run", "-p", ""), "the prompt has no tokens"),
     (("run", "tinyshake"), "no model 'tinyshake'"),
-    (("run", "--tiles", "2"), "--tiles 2: chip 'demo' has 1 cores; give 1 to 1"),
+    (("run", "--tiles", "2"), "--tiles 2: chip 'demo' has 1 cores; give 1 to 1, or 2 --chips"),
+    (("run", "--tiles", "3", "--chips", "2"), "--tiles 3: chip 'demo' has 1 cores, on 2 chips 2; give 1 to 2, or 3 --chips"),
+    (("run", "--chips", "0"), "--chips must be at least 1, not 0"),
+    (("compile", "--tile", "1"), "--tile 1: the ring has tiles 0 to 0"),
     (("run", "--chip", "h100"), "programs run on dot-product rows"),
     (("run", "--temperature", "-1"), "temperature must be 0 (greedy) or above"),
     (("run", "--top-p", "0"), "top-p must lie in (0, 1]"),
     (("run", "--max-tokens", "0"), "max_tokens must be at least 1"),
     (("compile", "--skip", "fold"), "no pass 'fold'"),
     (("trace", "--at", "100000"), "the program has instructions 0 to"),
+    (("trace", "--visit", "2"), "--visit and --launch choose the moment of an instruction; name it with --at"),
+    (("trace", "--at", "3", "--launch", "0"), "--launch must be at least 1"),
+    (("trace", "--at", "0", "--visit", "2"), "this launch reaches it 1 time; visit 2 is not among them"),
+    (("trace", "--at", "0", "--tile", "1"), "--tile 1: the ring has tiles 0 to 0"),
+    (("trace", "--diff", "p.words"), "--memory, --set and --diff are for programs"),
+    (("run", "--weights", "int3"), "weights in int3 are not compiled; known: int8_block32"),
     (("quality", "--recipe", "int3"), "no quality recipe 'int3'"),
     (("disasm", "nothing.words"), "cannot read the program"),
 ], ids=lambda x: x if isinstance(x, str) else None)  # fmt: skip

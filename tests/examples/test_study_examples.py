@@ -20,9 +20,9 @@ REDUCED = {
     "chat": (
         {
             "process": ("7nm", "5nm"),
-            "clock_hz": (1.6e9,),
-            "cores": (128, 160),
-            "rows": (128, 256),
+            "clock_hz": (1e9,),
+            "cores": (256, 384),
+            "rows": (64, 128),
             "scratchpad_bytes": (2.0**18,),
             "vector_lanes": (32,),
         },
@@ -35,7 +35,7 @@ REDUCED = {
             "process": ("16nm", "7nm"),
             "clock_hz": (6e8,),
             "cores": (4, 8),
-            "rows": (128, 256),
+            "rows": (64, 128),
             "scratchpad_bytes": (2.0**17,),
             "vector_lanes": (16,),
         },
@@ -46,10 +46,10 @@ REDUCED = {
     "frontier": (
         {
             "process": ("5nm",),
-            "clock_hz": (1.6e9,),
-            "cores": (128,),
-            "rows": (128, 256),
-            "scratchpad_bytes": (2.0**20,),
+            "clock_hz": (1e9,),
+            "cores": (256,),
+            "rows": (64, 128),
+            "scratchpad_bytes": (2.0**19,),
             "vector_lanes": (64,),
         },
         (16, 64),

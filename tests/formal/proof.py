@@ -112,7 +112,9 @@ def smt2(proof: Proof, directory: Path, mutant: Mutant | None = None) -> Path:
     design.d.comb += [Assert(claim, name) for name, claim in claims.items() if mutant is None or name == mutant.kills]
     il, stubs, out, script = (directory / n for n in ("top.il", "stubs.v", "top.smt2", "script.ys"))
     il.write_text(rtlil.convert(design, name="top", ports=ports, emit_src=False))
-    stubs.write_text(proof.stubs)
+    from fabless.rtl.clock import WIRE_VERILOG
+
+    stubs.write_text(WIRE_VERILOG + proof.stubs)
     script.write_text(f"""read_rtlil {il}
 read_verilog -formal -sv {stubs}
 hierarchy -check -top top

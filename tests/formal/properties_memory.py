@@ -9,7 +9,7 @@ from proof import FREE_RAM, Mutant, Proof, begun, earlier, opened
 from fabless.program.tile import Tile
 
 BEATS = 4
-SMALL = Tile(4, 4, 64, 64, 64, 256, 64, 64, 1 << 26, 16)
+SMALL = Tile(4, 4, 64, 64, 64, 256, 64, 64, 1 << 26, 16, read_queue_beats=BEATS)
 
 
 def load(rtl):
@@ -68,9 +68,9 @@ def store(rtl):
 
 PROOFS = (
     Proof(
-        "load port", load, depth=9, stubs=FREE_RAM, edits=(("load", "from fabless.program.timing import READ_QUEUE_BEATS", f"READ_QUEUE_BEATS = {BEATS}"),),
+        "load port", load, depth=9, stubs=FREE_RAM,
         mutants=(
-            Mutant("load", "(self.request_rows != 0) & (used != READ_QUEUE_BEATS)", "self.request_rows != 0", "asks for no more than there is room for"),
+            Mutant("load", "(self.request_rows != 0) & (used != room)", "self.request_rows != 0", "asks for no more than there is room for"),
             Mutant("load", "used.eq(used + accepted - popped)", "used.eq(used + accepted - self.answer_valid)", "an answer always finds room"),
             Mutant("load", "(~wants | (level != 0))", "1", "uses no beat that has not come"),
             Mutant("load", "with m.If(accepted):", "with m.If(self.read_valid):", "a request waits unchanged until it is taken"),

@@ -1,4 +1,4 @@
-"""Any decoder on any tile: what compiles is legal and gives the reference's bits; what does not is refused by name."""
+"""Any decoder in any format on any tile or ring: what compiles is legal and gives the reference's bits; what does not is refused by name."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from fabless.compiler.driver import PASSES, Shape
 from fabless.compiler.driver import compile as compile_model
 from fabless.compiler.launch import Segment
 from fabless.compiler.pack import pack
+from fabless.compiler.tiles import STORED
 from fabless.core.errors import InfeasibleError, UnsupportedError
 from fabless.fleet.session import Session
 from fabless.model.decoder import Decoder, Rope, Routing
 from fabless.model.integer_reference import IntegerReference, IntegerWeights
 from fabless.model.weights import weights_of
+from fabless.number.formats import format_named
 from fabless.program.tile import VECTOR_LANES, Tile
 from fabless.program.verify import verify
 
@@ -57,13 +59,16 @@ def test_any_decoder_on_any_tile_gives_the_references_bits(seed):
     rng = np.random.default_rng(seed)
     d, tile = any_decoder(rng), any_tile(rng)
     arrays = {k: (rng.standard_normal(s) * (0.3 if len(s) > 1 else 1)).astype(np.float32) for k, s in d.tensors().items()}
-    weights = IntegerWeights.load(weights_of(d, arrays))
     shape, n_tiles = Shape(int(rng.integers(1, 4)), int(rng.integers(1, 8))), int(rng.choice([1, 1, 1, 2, 3, 4]))
     skip = [name for name in PASSES if rng.random() < 0.2]
+    partition, format, head = (str(rng.choice(names)) for names in (["tensor", "pipeline", "expert"], [*STORED], ["int8_block32", *STORED]))
+    weights = IntegerWeights.load(weights_of(d, arrays), format_named(format), format_named(head))
+    options = {"n_tiles": n_tiles, "partition": partition if n_tiles > 1 else "tensor", "format": format, "head_format": head, "skip": skip}
     try:
-        compiled = compile_model(d, tile, [Shape(1, 1), shape], n_pages=16, n_tiles=n_tiles, skip=skip)
+        compiled = compile_model(d, tile, [Shape(1, 1), shape], n_pages=16, **options)
     except (InfeasibleError, UnsupportedError) as refusal:
-        assert any(word in str(refusal) for word in ("accumulator words", "fill blocks of 32", "buffer", "weight words"))  # noqa: PT017  the message is what is tested
+        reasons = ("accumulator words", "fill blocks of 32", "buffer", "weight words", "layers for", "experts for", "has no experts")
+        assert any(reason in str(refusal) for reason in reasons)  # noqa: PT017  the message is what is tested
         return
     memories = []
     for layout, *programs in zip(compiled.layouts, *compiled.programs.values(), strict=True):

@@ -90,6 +90,8 @@ def test_tiles_that_cannot_be_built_are_refused():
         Tile(4, 8, 64, 64, 64, 1024, 64, 64, 1 << 16, 16)
     with pytest.raises(UnsupportedError, match=r"tile: vector_elements = 100 must be a positive multiple of 32"):
         Tile(4, 4, 64, 64, 64, 100, 64, 64, 1 << 16, 16)
+    with pytest.raises(UnsupportedError, match=r"tile: read_queue_beats = 48 cannot be built; use one of 4, 8, 16, 32, 64, 128"):
+        Tile(4, 4, 64, 64, 64, 1024, 64, 64, 1 << 16, 16, read_queue_beats=48)
 
 
 def test_a_tile_comes_from_a_chip():
@@ -104,11 +106,17 @@ def test_a_tile_comes_from_a_chip():
     assert tile.scratchpad_bytes <= (1 << 20) + (1 << 18)
     from dataclasses import replace
 
+    assert tile.read_queue_beats == 512  # 500 ns at 1 GHz, a beat a cycle
+    assert Tile.of(replace(chip, dram=replace(chip.dram, latency_s=1e-6))).read_queue_beats == 1024
+    assert Tile.of(replace(chip, dram=replace(chip.dram, latency_s=1e-9))).read_queue_beats == 4
+
     with pytest.raises(UnsupportedError, match="not Mesh"):
         Tile.of(replace(chip, core=replace(chip.core, matrix=Mesh(16, 16, ()))))
     with pytest.raises(UnsupportedError, match="rows have 16 lanes; programs need 32"):
         Tile.of(replace(chip, core=replace(chip.core, matrix=Mxu(16, 16, ()))))
-    with pytest.raises(InfeasibleError, match="leaves weight_words"):
+    with pytest.raises(UnsupportedError, match="its rows multiply fp8_e4m3; programs compute int8 blocks"):
+        Tile.of(replace(chip, core=replace(chip.core, matrix=Mxu(16, 32, (("fp8_e4m3", 1.0),)))))
+    with pytest.raises(InfeasibleError, match="leave weight_words = 4, programs need 8"):
         Tile.of(replace(chip, core=replace(chip.core, scratchpad=Sram(1 << 12))))
 
 
@@ -127,7 +135,24 @@ def test_cycles_by_hand():
     assert of("load", target="v", format="bf16", count=64) == 4 + fill["LOAD_FILL"]  # 2 beats, but 16 lanes a cycle
     assert of("store", target="ab", format="int8", rows=64, stride=32) == 64 + fill["STORE_FILL"]
     assert beats(60, 8, 64) == 2
-    assert of("send", space="a", count=32) == 32 * 34 // 16 + fill["NET_FILL"]
+    assert of("send", space="a", count=5) == 5 * 3 + fill["SEND_FILL"]  # a word and its scale: 34 bytes in beats of 16
+    assert of("recv", count=33) == 9 + fill["RECV_FILL"]  # 4 elements a beat
+    assert of("recv", tile=TINY, count=33) == 9 + fill["RECV_FILL"]
+
+
+def test_a_read_queue_as_long_as_the_latency_hides_it_after_the_first_beat():
+    from dataclasses import replace
+
+    from fabless.sim.cycles import time
+    from fabless.sim.dram import MemoryModel
+
+    def of(read_queue_beats, latency_cycles):
+        program = assemble("load target=w format=int8 count=200\nhalt", tile=replace(DEMO, read_queue_beats=read_queue_beats))
+        return time(program, None, {}, MemoryModel(latency_cycles)).cycles
+
+    near = of(512, 1)
+    assert of(512, 400) == near + 399  # 1,600 beats, a beat a cycle once the first is there
+    assert of(64, 400) > 1600 / 64 * 400  # 64 beats a round trip
 
 
 def test_the_page_is_up_to_date():

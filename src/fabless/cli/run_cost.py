@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from fractions import Fraction
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-from fabless.compiler.expect import NOTHING, Expected, expect
 
 if TYPE_CHECKING:
     from fabless.chip.chip import Chip
-    from fabless.fleet.session import Session
-    from fabless.program.tile import Tile
+    from fabless.fleet.session import Launched, Session
     from fabless.sim.dram import MemoryModel
+    from fabless.sim.trace import Counters
 
 _YEAR_S = 365.25 * 24 * 3600
 
@@ -35,54 +32,43 @@ class RunCost:
     fidelity: str = "cycle"
 
 
-def memory_model(chip: Chip, tile: Tile) -> MemoryModel:
-    """Return how a chip's DRAM answers one tile: its latency, and the share of the port's beats that the tile's share of bandwidth fills."""
-    from fabless.sim.dram import MemoryModel
+def _launch(session: Session, launched: Launched, memory: MemoryModel) -> tuple[int, Counters]:
+    """Return cycles of a launch, of the tile of the ring that takes longest, and the events of all tiles."""
+    from fabless.sim.cycles import simulate
 
-    share = chip.dram.bandwidth_bytes_per_s / chip.clock_hz / chip.n_cores / tile.memory_bytes_per_cycle
-    rate = Fraction(min(1.0, share)).limit_denominator(1000) if chip.dram.standard != "none" else Fraction(1)
-    latency = min(4000, max(1, round(chip.dram.latency_s * chip.clock_hz)))
-    return MemoryModel(latency_cycles=latency, beats=max(1, rate.numerator), cycles=max(1, rate.denominator))
+    trace = simulate(session.compiled.programs[launched.shape], None, session.examples[launched], memory)
+    return int(trace.cycles), trace.counters
 
 
-def run_cost(session: Session, chip: Chip) -> RunCost:
-    """Return the cost of everything that a session has run. All tiles of the ring work alike; the rest of the chip idles."""
+def run_cost(session: Session, chip: Chip, *, n_chips: int = 1) -> RunCost:
+    """Return the cost of everything that a session has run on a ring over `n_chips`; the tiles that it leaves out idle."""
     from fabless.cost.price import FleetDemand, chip_cost, inputs_for, price
     from fabless.silicon.harden import average_power_w, harden
-    from fabless.sim.cycles import time
+    from fabless.sim.dram import memory_model_of
     from fabless.sim.trace import Counters
 
-    total, decode, tokens = NOTHING, NOTHING, 0
-    memory = memory_model(chip, session.compiled.tile)
-    for launched, count in session.launches.items():
-        program, parameters = session.compiled.program(launched.shape), session.examples[launched]
-        timing = time(program, None, parameters, memory)
-        one = replace(expect(program, parameters), cycles=timing.cycles)
-        for _ in range(count):
-            total = total + one
-        if launched.shape.rows == 1 and launched.logits:
-            tokens += count
-            for _ in range(count):
-                decode = decode + one
-    counted = decode if tokens else total
     n, tile = session.compiled.n_tiles, session.compiled.tile
+    memory = memory_model_of(chip, tile)
+    cycles, decode_cycles, tokens, total, decode = 0, 0, 0, Counters(), Counters()
+    for launched, count in session.launches.items():
+        spent, counters = _launch(session, launched, memory)
+        cycles, total = cycles + count * spent, total + counters.scaled(count)
+        if launched.shape.rows == 1 and launched.logits:
+            tokens, decode_cycles, decode = tokens + count, decode_cycles + count * spent, decode + counters.scaled(count)
+    counted, counted_cycles = (decode, decode_cycles) if tokens else (total, cycles)
     silicon = harden(chip)
-
-    def counters(e: Expected) -> Counters:
-        macs = (("int8", float(e.macs * n)),)
-        return Counters(macs, e.vector_ops * n, e.dram_bytes * n, 0.0, e.scratchpad_bytes * n, e.link_bytes * n)
-
-    seconds, decode_s = total.cycles / chip.clock_hz, counted.cycles / chip.clock_hz
-    power_w = average_power_w(silicon, counters(counted), decode_s).mid
+    seconds, decode_s = cycles / chip.clock_hz, counted_cycles / chip.clock_hz
+    power_w = average_power_w(silicon, counted.scaled(1 / n_chips), decode_s).mid
     rate = max(1, tokens) / decode_s
     fleet = FleetDemand(
-        n_chips=1, average_w=power_w, provisioned_w=silicon.tdp_w, prefill_tokens_per_year=0.0, decode_tokens_per_year=rate * _YEAR_S,
+        n_chips=n_chips, average_w=power_w, provisioned_w=silicon.tdp_w, prefill_tokens_per_year=0.0, decode_tokens_per_year=rate * _YEAR_S,
         prefill_time_ratio=0.0,
     )  # fmt: skip
     inputs = inputs_for(chip)
     bill = price(fleet, chip_cost(silicon, chip, inputs), inputs)
     yearly = sum(line.usd_per_year.mid for line in bill.lines if line.group != "nre")
+    energy_j = average_power_w(silicon, total.scaled(1 / n_chips), seconds).mid * seconds * n_chips
     return RunCost(
-        total.cycles, decode.cycles, tokens, seconds, total.macs / (total.cycles * tile.rows * 32),
-        average_power_w(silicon, counters(total), seconds).mid * seconds, rate, yearly / fleet.tokens_per_year * 1e6,
+        cycles, decode_cycles, tokens, seconds, total.total_macs / (cycles * tile.rows * 32 * n), energy_j, rate,
+        yearly / fleet.tokens_per_year * 1e6,
     )  # fmt: skip

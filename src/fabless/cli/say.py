@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from fabless.sim.trace import Trace
+
 
 def say(text: str = "") -> None:
     """Print a line."""
@@ -40,6 +42,20 @@ def say_pairs(pairs: Iterable[tuple[str, str]]) -> None:
     width = max((len(term) for term, _ in pairs), default=0)
     for term, value in pairs:
         say(f"{term.ljust(width)}  {value}")
+
+
+def say_ops(trace: Trace) -> None:
+    """Print the ops of a simulated launch: the cycles that each adds, what each resource works, the bytes of DRAM, and the stalls."""
+    rows = [
+        (
+            e.name, f"{e.count:,}", f"{e.cycles:,.0f}", f"{e.cycles / trace.cycles:.1%}", f"{e.compute_cycles:,.0f}", f"{e.vector_cycles:,.0f}",
+            f"{e.memory_cycles:,.0f}", f"{e.counters.total_macs:,.0f}", f"{e.counters.dram_bytes:,.0f}",
+            ", ".join(f"{name} {n:,.0f}" for name, n in sorted(e.stalls, key=lambda stall: -stall[1])[:2]),
+        )
+        for e in trace.events
+    ]  # fmt: skip
+    head = ("op", "times", "cycles", "of all", "matrix", "vector", "memory", "MACs", "DRAM bytes", "longest waits")
+    say_table(head, rows, right=tuple(range(1, 9)))
 
 
 def plain(value: Any) -> Any:

@@ -42,7 +42,7 @@ def synth(
         fresh: do not use blocks kept from earlier runs.
         json: print JSON instead of text.
     """
-    from fabless.cli.execute import _clear, _note
+    from fabless.cli.execute import clear, note
     from fabless.core.errors import InputError
     from fabless.fleet.recorded import decode_stimulus, stimulus_source
     from fabless.rtl.synthesis.cache import user_cache
@@ -57,10 +57,10 @@ def synth(
     try:
         result = synthesised(
             process, tile=tile, liberties=liberty, pdk_root=Path(root) if root else None, blocks=block,
-            stimulus=(stimulus_source(), lambda: decode_stimulus(tile)), kept=None if fresh else user_cache(), say=_note,
+            stimulus=(stimulus_source(), lambda: decode_stimulus(tile)), kept=None if fresh else user_cache(), say=note,
         )  # fmt: skip
     finally:
-        _clear()
+        clear()
     if report is not None:
         from fabless.report.synthesis_page import synthesis_page
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from fabless.compiler import launch
 from fabless.compiler.emitter import Emitter
-from fabless.compiler.partition import PAGE_KEYS, Shape, ceil
+from fabless.compiler.partition import PAGE_KEYS, Shape, ceil, part_of
 from fabless.compiler.place import Layout, Scratch, lay_out, scratch
 from fabless.compiler.step import Step, emit
 from fabless.core.errors import InfeasibleError, InputError, UnsupportedError, nearest
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 PASSES: dict[str, str] = {
     "fuse": "quantise inside the vector instruction that computes the last operation before it",
     "double_buffer": "load the next piece of weights while the mesh multiplies this one",
-    "keep_scores": "keep the scores of a whole context in the vector buffer instead of computing them twice",
+    "prefetch": "ask for the first pieces of a matrix before the vector work that its product waits for",
+    "keep_scores": "keep scores of as many keys as the vector buffer holds instead of computing them twice",
     "merge_syncs": "merge neighbouring waits and signals of one queue",
 }
 
@@ -36,6 +37,7 @@ class Compiled:
     tile: Tile
     layouts: tuple[Layout, ...]
     programs: dict[Shape, tuple[Program, ...]] = field(repr=False)
+    kept_spans: dict[Shape, int] = field(repr=False)
     skipped: frozenset[str] = frozenset()
 
     @property
@@ -57,7 +59,7 @@ class Compiled:
 
     def parameters(self, shape: Shape, segments: Sequence[launch.Segment], *, logits: bool = True) -> dict[str, object]:
         """Return the parameters of a launch, the same for every tile; see `launch.values`."""
-        return launch.values(self.layouts[0], shape, segments, logits=logits)
+        return launch.values(self.layouts[0], shape, segments, logits=logits, kept_spans=self.kept_spans.get(shape, 0))
 
 
 def compile(
@@ -68,12 +70,16 @@ def compile(
     context_tokens: int | None = None,
     n_pages: int | None = None,
     n_tiles: int = 1,
+    partition: str = "tensor",
     format: str = "int8_block32",
+    head_format: str | None = None,
     skip: Iterable[str] = (),
 ) -> Compiled:
     """Compile a decoder for a ring of `n_tiles` tiles; weights are not needed (`pack.pack` writes them into memory).
 
+    `partition`: how the ring shares the model, one of `partition.PARTITIONS`.
     `shapes`: how many sequences and tokens a launch computes at once. `context_tokens`: the longest sequence (default: the model's).
+    `format`: of the weights, one of `tiles.STORED`; `head_format`: of the head and the token table (default: the same).
     `n_pages`: pages of 128 keys of the cache (default: one context). `skip`: names of `PASSES` to leave out.
     Raises `UnsupportedError` naming what is not compiled, `InfeasibleError` naming the buffer that is too small.
     """
@@ -87,33 +93,46 @@ def compile(
     pages = ceil(context, PAGE_KEYS) if n_pages is None else n_pages
     slots = 1 if "double_buffer" in skipped else 2
     layouts = tuple(
-        lay_out(decoder, tile, chosen, index=i, n_tiles=n_tiles, context_tokens=context, n_pages=pages, format=format, slots=slots)
+        lay_out(
+            decoder,
+            tile,
+            chosen,
+            part=part_of(decoder, partition, i, n_tiles),
+            context_tokens=context,
+            n_pages=pages,
+            format=format,
+            head_format=head_format or format,
+            slots=slots,
+        )
         for i in range(n_tiles)
     )
-    programs = {shape: tuple(_program(layout, shape, skipped) for layout in layouts) for shape in chosen}
-    return Compiled(decoder, tile, layouts, programs, skipped)
+    most = 0 if "keep_scores" in skipped else ceil(context, PAGE_KEYS)
+    kept = {shape: min(scratch(layout, shape, most_spans=most).kept_spans for layout in layouts) for shape in chosen}
+    places = {shape: tuple(scratch(layout, shape, most_spans=n) for layout in layouts) for shape, n in kept.items()}
+    programs = {
+        shape: tuple(_program(layout, shape, skipped, p) for layout, p in zip(layouts, places[shape], strict=True)) for shape in chosen
+    }
+    return Compiled(decoder, tile, layouts, programs, kept, skipped)
 
 
-def _program(layout: Layout, shape: Shape, skipped: frozenset[str]) -> Program:
-    declared = launch.parameters(layout, shape)
+def _program(layout: Layout, shape: Shape, skipped: frozenset[str], places: Scratch) -> Program:
+    declared = launch.parameters(layout, shape, places.kept_spans)
     words = max(p.index + p.count for p in declared)
     if words > layout.tile.parameter_words:
         raise InfeasibleError(
             f"{layout.decoder.name}: {words:,} parameter words for {shape} and {layout.spans} pages, the tile has {layout.tile.parameter_words:,}; "
             f"compile for a shorter context or fewer sequences"
         )
-    places: Scratch = scratch(layout, shape, keep_scores="keep_scores" not in skipped)
     e = Emitter(layout.tile, merge="merge_syncs" not in skipped)
-    emit(Step(layout, shape, places, {p.name: p for p in declared}, e, "fuse" not in skipped))
+    emit(Step(layout, shape, places, {p.name: p for p in declared}, e, "fuse" not in skipped, "prefetch" not in skipped))
     if len(e.items) > layout.tile.instruction_words:
         raise InfeasibleError(
             f"{layout.decoder.name}: {len(e.items):,} instructions, program memory holds {layout.tile.instruction_words:,}; "
             f"enlarge it, or use more tiles (fewer heads each)"
         )
-    suffix = f" tile {layout.share.index}" * (layout.share.n_tiles > 1)
+    suffix = f" tile {layout.part.index}" * (layout.part.n_tiles > 1)
     name = f"{layout.decoder.name} {shape}{suffix}"
-    routing = layout.decoder.routing
-    read_high = routing.n_experts - 1 if routing else 0
+    read_high = max(len(layout.part.experts) - 1, int(layout.whole_experts), 0)
     return Program.of(e.items, layout.tile, buffers=layout.buffers, parameters=declared, labels=e.labels, name=name, read_high=read_high)
 
 

@@ -101,9 +101,8 @@ class Emitter:
         self("sync", queue=queue, wait=wait, signal=signal)
 
     def _mergeable(self, last: Instruction, wait: int, signal: int) -> bool:
-        at_label = len(self.items) in self.labels.values()
         after_signal = bool(last["signal"]) and bool(wait)  # one sync waits before it signals
-        return not (at_label or after_signal or wait & last["wait"] or signal & last["signal"])
+        return not (after_signal or wait & last["wait"] or signal & last["signal"])
 
     @contextmanager
     def loop(self, count: int = 0, counter: str | None = None) -> Iterator[None]:

@@ -30,8 +30,8 @@ class Segment:
     pages: Sequence[int]
 
 
-def parameters(layout: Layout, shape: Shape) -> tuple[Parameter, ...]:
-    """Declare the parameters of a shape of launch: names, places and ranges."""
+def parameters(layout: Layout, shape: Shape, kept_spans: int) -> tuple[Parameter, ...]:
+    """Declare the parameters of a shape of launch: names, places and ranges. `kept_spans`: as many spans of scores are kept, more computed twice."""
     head, s, n = layout.matrices["head"], shape.segments, shape.rows
     kinds, spans, pages = len(layout.kinds), layout.spans, layout.n_pages
     table = (
@@ -44,7 +44,8 @@ def parameters(layout: Layout, shape: Shape) -> tuple[Parameter, ...]:
         ("slot_page", n, 0, pages), ("slot_key", n, 0, PAGE_KEYS - 1), ("slot_value", n, 0, layout.pages.value_offset(PAGE_KEYS - 1)),
         ("position", s, 0, layout.context_tokens - 1), ("last", s, 0, shape.tokens - 1), ("head_columns", 1, 0, head.n_tiles),
         ("low", kinds * s, _ALL_KEYS, layout.context_tokens), ("high", kinds * s, 1, layout.context_tokens),
-        ("span_start", kinds * s, 0, (spans - 1) * PAGE_KEYS), ("span_count", kinds * s, 1, spans), ("pages", kinds * s * spans, 0, pages),
+        ("span_start", kinds * s, 0, (spans - 1) * PAGE_KEYS), ("kept_count", kinds * s, 0, kept_spans),
+        ("again_count", kinds * s * (kept_spans < spans), 0, spans), ("pages", kinds * s * spans, 0, pages),
         ("kind", layout.decoder.n_layers if kinds > 1 else 0, 0, kinds - 1),
     ]  # fmt: skip
     out, at = [], 0
@@ -55,7 +56,7 @@ def parameters(layout: Layout, shape: Shape) -> tuple[Parameter, ...]:
     return tuple(out)
 
 
-def values(layout: Layout, shape: Shape, segments: Sequence[Segment], *, logits: bool = True) -> dict[str, object]:
+def values(layout: Layout, shape: Shape, segments: Sequence[Segment], *, logits: bool = True, kept_spans: int = 0) -> dict[str, object]:
     """Return the parameters of one launch by name; segments and tokens that are not there are padded and write to the scratch page.
 
     Raises `InputError` for more than the shape holds, a token outside the vocabulary, a position beyond the context, or too few pages.
@@ -80,10 +81,13 @@ def values(layout: Layout, shape: Shape, segments: Sequence[Segment], *, logits:
             held = segment.pages[begin : ceil(segment.position + n, PAGE_KEYS)]
             start[kind, i], count[kind, i] = begin * PAGE_KEYS, len(held)
             table[kind, i, : len(held)] = held
+    kept = np.where(count <= kept_spans, count, 0)
     out: dict[str, object] = {
         "slot_page": page, "slot_key": key, "slot_value": [layout.pages.value_offset(int(k)) for k in key], "position": position, "last": last,
-        "head_columns": head.n_tiles if logits else 0, "low": low, "high": high, "span_start": start, "span_count": count, "pages": table,
+        "head_columns": head.n_tiles if logits else 0, "low": low, "high": high, "span_start": start, "kept_count": kept, "pages": table,
     }  # fmt: skip
+    if kept_spans < spans:
+        out["again_count"] = count - kept
     if layout.table == "head":
         out |= {"token_column": tokens // head.outputs, "token_row": tokens % head.outputs}
     else:

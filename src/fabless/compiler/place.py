@@ -4,7 +4,7 @@ Memory holds, in this order: small constants; the token table where the head's o
 the order of use; the head; rotary tables; logits; a workspace; the paged cache. A page of one layer holds 128 keys:
 
     K  [kv head][block of head][key][32] int8      a `load w` of one head is contiguous: words of R keys
-    V  [block of 32 keys][kv head][element][32]     int8, keys along k: a row of the load per block of keys
+    V  [kv head][block of 32 keys][element][32]     int8, keys along k: as contiguous
     KS, VS  [kv head][block of head][key] bf16      scales; those of V are equal over the blocks of a head
 """
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from fabless.compiler.partition import BLOCK, PAGE_KEYS, Shape, Share, ceil, share, up
+from fabless.compiler.partition import BLOCK, PAGE_KEYS, Part, Shape, Share, ceil, share, up
 from fabless.compiler.tiles import STORED, Matrix, choose
 from fabless.core.errors import InfeasibleError, UnsupportedError
 from fabless.core.units import si
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 _PAGE_ALIGN = 256
 _REACH = 1 << 16  # addresses of 16 bits
 _STAGE = 4
+_MAX_STRIDE = 511  # blocks from row to row of a vector operand
+#: The tensors whose scales a layer's (an expert's) vector of scales holds, in its order; only NVFP4 has them.
+SCALED = ("q", "k", "v", "o", "gate", "up", "down", "router")
 
 
 class Space:
@@ -70,7 +73,7 @@ class Pages:
 
     def value_offset(self, key: int) -> int:
         """Return the byte of a key inside the V part, from the part's start."""
-        return key // BLOCK * self.n_kv_heads * self.value * BLOCK + key % BLOCK
+        return key // BLOCK * self.value * BLOCK + key % BLOCK
 
 
 @dataclass(frozen=True)
@@ -79,13 +82,17 @@ class Layout:
 
     decoder: Decoder
     tile: Tile
+    part: Part
     share: Share
     format: str
+    head_format: str  # of the head and of the token table
     context_tokens: int
     n_pages: int  # without the scratch page, which is page n_pages
     shapes: tuple[Shape, ...]
     slot_words: int
     slots: int
+    page_words: int  # of a place of the ring of pages
+    heads: dict[Shape, int]  # KV heads that attention takes at once
     matrices: dict[str, Matrix] = field(repr=False)
     vectors: dict[str, tuple[int, int]] = field(repr=False)  # name -> (bytes behind the layer's start, elements)
     expert_vectors: dict[str, tuple[int, int]] = field(default_factory=dict, repr=False)
@@ -96,6 +103,16 @@ class Layout:
     kinds: tuple[tuple[int, Rope], ...] = ()
     kind_of_layer: tuple[int, ...] = ()
     pages: Pages = field(default=None)  # type: ignore[assignment]
+
+    @property
+    def pages_at(self) -> int:
+        """Return the first weight word of the ring of pages, behind the places for pieces of weights."""
+        return self.slots * self.slot_words
+
+    @property
+    def zeros_at(self) -> int:
+        """Return the first of the weight words that are zero."""
+        return self.pages_at + self.slots * self.page_words
 
     @property
     def layer_matrices(self) -> tuple[str, ...]:
@@ -115,8 +132,17 @@ class Layout:
     @property
     def layer_bytes(self) -> int:
         """Return the bytes of one layer."""
-        routing = self.decoder.routing
-        return self.experts_at + (routing.n_experts * self.expert_bytes if routing else 0)
+        return self.experts_at + len(self.part.experts) * self.expert_bytes
+
+    @property
+    def whole_experts(self) -> bool:
+        """Tell whether experts are spread over the tiles, each of them whole."""
+        return self.part.partition == "expert" and self.part.n_tiles > 1
+
+    @property
+    def has_head(self) -> bool:
+        """Tell whether this tile computes logits."""
+        return self.part.has_head(self.decoder)
 
     @property
     def spans(self) -> int:
@@ -126,7 +152,7 @@ class Layout:
     @property
     def image_bytes(self) -> int:
         """Return the bytes that the host writes once: constants and weights."""
-        return self.addresses["logits"]
+        return self.addresses["logits" if self.has_head else "workspace"]
 
     @property
     def memory_bytes(self) -> int:
@@ -135,19 +161,30 @@ class Layout:
 
     @property
     def table(self) -> str:
-        """Return where token rows are read: "head" (its matrix), "int8" (a table of their own), or "fp32" (dequantised, for vectors wider than a block)."""
+        """Return where token rows are read: "head" (its matrix), or a table of their own: "int8", "bf16" (NVFP4's elements times the scales of their
+        blocks, exact in 8 significant bits), "fp32" (dequantised, for vectors wider than a block).
+        """
         if self.tile.vector_align > BLOCK:
             return "fp32"
+        if self.matrices["head"].split:
+            return "bf16"
         head = self.matrices["head"]
         aligned = all(k % BLOCK == 0 for k in head.parts[:-1])  # each part's scales are loaded behind those of the last
-        shared = self.decoder.tied_embeddings and self.share.n_tiles == 1 and head.elements == "int8" and aligned
+        shared = self.decoder.tied_embeddings and self.part.n_tiles == 1 and head.elements == "int8" and aligned
         return "head" if shared else "int8"
 
     @property
     def table_row_bytes(self) -> int:
-        """Return the bytes of a token's row in its own table: int8 blocks then fp16 scales, or binary32, padded to 32."""
+        """Return the bytes of a token's row in its own table: int8 blocks then scales, or whole numbers, padded to 32."""
         blocks = ceil(self.decoder.d_model, BLOCK)
-        return self.share.width * 4 if self.table == "fp32" else blocks * BLOCK + up(2 * blocks, 32)
+        whole = {"fp32": 4 * self.share.width, "bf16": 2 * self.share.width}
+        return whole.get(self.table, blocks * BLOCK + up(2 * blocks, 32))
+
+    @property
+    def table_scales(self) -> str:
+        """Return the format of the scales of an int8 token row: the head's own where it is read, else 16 bits that hold every scale exactly."""
+        scales = self.matrices["head"].scales
+        return "fp16" if scales == "fp16" else "e8m0" if self.table == "head" else "bf16"
 
 
 def lay_out(
@@ -155,31 +192,36 @@ def lay_out(
     tile: Tile,
     shapes: tuple[Shape, ...],
     *,
-    index: int,
-    n_tiles: int,
+    part: Part,
     context_tokens: int,
     n_pages: int,
     format: str,
+    head_format: str,
     slots: int,
 ) -> Layout:
     """Choose tiles and addresses; raises `InfeasibleError` when a buffer or the memory is too small, `UnsupportedError` by name."""
-    _supported(format)
-    s = share(decoder, tile, index, n_tiles)
-    slot_words = (tile.weight_words - s.value // tile.rows) // slots
-    page_words = max(s.head_blocks * PAGE_KEYS // tile.rows, PAGE_KEYS // BLOCK * s.value // tile.rows)
-    if page_words > slot_words:
+    for name in (format, head_format):
+        _supported(name)
+    s = share(decoder, tile, part)
+    keys = up(context_tokens, PAGE_KEYS)
+    heads = {shape: 1 if decoder.sinks else heads_at_once(tile, s, shape, keys) for shape in shapes}  # sinks lie apart, head by head
+    page_words = head_page_words(tile, s) * max(heads.values())
+    slot_words = (tile.weight_words - s.value // tile.rows - slots * page_words) // slots
+    if slot_words < 1:
         raise InfeasibleError(
-            f"{decoder.name}: a page of one head's keys or values takes {page_words:,} weight words, a place of the weight buffer has "
-            f"{max(0, slot_words):,}; give the tile a weight buffer of at least {slots * page_words + s.value // tile.rows:,} words"
+            f"{decoder.name}: a page of one head's keys or values takes {page_words:,} weight words, {slots} of them and {s.value // tile.rows:,} of "
+            f"zeros leave no room for weights; give the tile a weight buffer of more than {slots * page_words + s.value // tile.rows:,} words"
         )
     kinds = tuple(dict.fromkeys(zip(decoder.windows, decoder.ropes, strict=True)))
     of_layer = tuple(kinds.index(k) for k in zip(decoder.windows, decoder.ropes, strict=True))
-    matrices = _matrices(decoder, tile, s, shapes=shapes, slot=slot_words, formats=STORED[format])
-    mlp = {"gate_up_bias": matrices["gate_up"].n_tiles * matrices["gate_up"].outputs, "down_bias": s.model} if decoder.mlp_bias else {}
+    matrices = _matrices(decoder, tile, s, part=part, heads=heads, slot=slot_words, formats=STORED[format], head=STORED[head_format])
+    down = s.width if part.partition == "expert" else s.model
+    mlp = {"gate_up_bias": matrices["gate_up"].n_tiles * matrices["gate_up"].outputs, "down_bias": down} if decoder.mlp_bias else {}
+    expert_scales = {"expert_scales": len(SCALED)} if matrices["gate_up"].split else {}
     vectors, vector_bytes = _vectors(_lengths(decoder, tile, s, matrices, shapes) | ({} if decoder.routing else mlp))
-    expert_vectors, expert_vector_bytes = _vectors(mlp if decoder.routing else {})
+    expert_vectors, expert_vector_bytes = _vectors(mlp | expert_scales if decoder.routing else {})
     layout = Layout(
-        decoder, tile, s, format, context_tokens, n_pages, shapes, slot_words, slots, matrices, vectors,
+        decoder, tile, part, s, format, head_format, context_tokens, n_pages, shapes, slot_words, slots, page_words, heads, matrices, vectors,
         expert_vectors, vector_bytes, expert_vector_bytes, kinds=kinds, kind_of_layer=of_layer, pages=Pages.of(s),
     )  # fmt: skip
     _place(layout)
@@ -192,14 +234,23 @@ def _supported(format: str) -> None:
 
 
 def _matrices(
-    decoder: Decoder, tile: Tile, s: Share, *, shapes: tuple[Shape, ...], slot: int, formats: tuple[str, str]
+    decoder: Decoder,
+    tile: Tile,
+    s: Share,
+    *,
+    part: Part,
+    heads: dict[Shape, int],
+    slot: int,
+    formats: tuple[str, str],
+    head: tuple[str, str],
 ) -> dict[str, Matrix]:
     rows = tile.rows
     granule = max(1, tile.vector_align // rows)
-    rest = min(tile.accumulator_words - attention_accumulators(tile, s, shape) for shape in shapes)
-    column = min((tile.accumulator_words - attention_accumulators(tile, s, shape)) // 2 // shape.rows for shape in shapes)
-    head_column = min((tile.accumulator_words - attention_accumulators(tile, s, shape)) // 2 // shape.segments for shape in shapes)
-    most, segments = max(shape.rows for shape in shapes), max(shape.segments for shape in shapes)
+    left = {shape: tile.accumulator_words - attention_accumulators(tile, s, shape, n) for shape, n in heads.items()}
+    rest = min(left.values())
+    column = min(words // 2 // shape.rows for shape, words in left.items())
+    head_column = min(words // 2 // shape.segments for shape, words in left.items())
+    most, segments = max(shape.rows for shape in heads), max(shape.segments for shape in heads)
     stage = min(tile.vector_elements, _REACH) // _STAGE  # what a column may take of the vector buffer
     column, head_column = min(column, 2 * stage // (most * rows)), min(head_column, stage // (2 * segments * rows))
     qkv_words = up(ceil((s.n_heads + s.n_kv_heads) * s.head + s.n_kv_heads * s.value, rows), granule)
@@ -211,7 +262,8 @@ def _matrices(
         )
 
     def chosen(name: str, words: int, blocks: int, *, limit: int = column, grain: int = granule, exact: bool = False) -> Matrix:
-        return choose(name, words, blocks, tile, slot_words=slot, column_words=limit, granule=grain, exact=exact, formats=formats)
+        stored = head if name == "head" else formats
+        return choose(name, words, blocks, tile, slot_words=slot, column_words=limit, granule=grain, exact=exact, formats=stored)
 
     d_blocks, mixed_blocks = ceil(decoder.d_model, BLOCK), s.n_tiles * s.n_heads * decoder.d_head // BLOCK
     mixed_blocks = ceil(s.n_heads * decoder.d_head, BLOCK) if s.n_tiles == 1 else mixed_blocks
@@ -219,16 +271,35 @@ def _matrices(
     out["o"] = chosen("o", s.model // rows, mixed_blocks, exact=True)
     out["gate_up"] = chosen("gate_up", ceil(2 * s.hidden, rows), d_blocks, grain=2 * granule)
     hidden = out["gate_up"].n_tiles * out["gate_up"].outputs // 2
-    out["down"] = chosen("down", s.model // rows, s.n_tiles * hidden // BLOCK, exact=True)
+    whole = part.partition == "expert"
+    out["down"] = chosen("down", (s.width if whole else s.model) // rows, (1 if whole else s.n_tiles) * hidden // BLOCK, exact=True)
     if decoder.routing:
         out["router"] = chosen("router", up(ceil(decoder.routing.n_experts, rows), granule), d_blocks, exact=True)
     out["head"] = chosen("head", ceil(s.vocabulary, rows), d_blocks, limit=head_column)
     return out
 
 
-def attention_accumulators(tile: Tile, s: Share, shape: Shape) -> int:
-    """Return the accumulator words of two score tiles and two outputs of one KV head's queries."""
-    return 2 * s.group * shape.tokens * (PAGE_KEYS + s.value) // tile.rows
+def head_page_words(tile: Tile, s: Share) -> int:
+    """Return the weight words that a page of one head's keys or values takes."""
+    return max(s.head_blocks * PAGE_KEYS // tile.rows, PAGE_KEYS // BLOCK * s.value // tile.rows)
+
+
+def heads_at_once(tile: Tile, s: Share, shape: Shape, keys: int) -> int:
+    """Return how many KV heads attention takes in one instruction: as many as make up to 32 rows, for fewer fills and transfers.
+
+    Pages of more take at most a quarter of the weight buffer, scores a quarter of the accumulators, those of all `keys` half of the vector buffer.
+    """
+    for n in range(s.n_kv_heads, 1, -1):
+        rows = n * s.group * shape.tokens
+        small = 8 * n * head_page_words(tile, s) <= tile.weight_words and 8 * rows * (PAGE_KEYS + s.value) <= tile.accumulator_elements
+        if s.n_kv_heads % n == 0 and rows <= BLOCK and small and 2 * rows * keys <= min(tile.vector_elements, _REACH):
+            return n
+    return 1
+
+
+def attention_accumulators(tile: Tile, s: Share, shape: Shape, heads: int) -> int:
+    """Return the accumulator words of two score tiles and two outputs of the queries of so many KV heads."""
+    return 2 * heads * s.group * shape.tokens * (PAGE_KEYS + s.value) // tile.rows
 
 
 def _lengths(decoder: Decoder, tile: Tile, s: Share, matrices: dict[str, Matrix], shapes: tuple[Shape, ...]) -> dict[str, int]:
@@ -246,6 +317,8 @@ def _lengths(decoder: Decoder, tile: Tile, s: Share, matrices: dict[str, Matrix]
         lengths |= {f"sinks{shape.tokens}": s.n_kv_heads * sink_slot(tile, s, shape) for shape in shapes}
     if decoder.routing and decoder.mlp_bias:
         lengths["router_bias"] = matrices["router"].n_tiles * matrices["router"].outputs
+    if matrices["qkv"].split:
+        lengths["post_scales"] = len(SCALED)
     return lengths
 
 
@@ -264,18 +337,21 @@ def _vectors(lengths: dict[str, int]) -> tuple[dict[str, tuple[int, int]], int]:
 
 def _place(layout: Layout) -> None:
     d, s, space = layout.decoder, layout.share, Space("memory", 1 << 62, 64)
-    n_layers = d.n_layers
+    part, n_layers = layout.part, len(layout.part.layers)
     addresses: dict[str, int] = layout.addresses
     sizes = {"constants": 4 * 32, "zeros": max(64, (s.value // layout.tile.rows) * layout.tile.rows * 32)}
-    if layout.table != "head":
+    if layout.table != "head" and part.has_table:
         sizes["table"] = d.n_vocab * layout.table_row_bytes
-    sizes |= {"layers": n_layers * layout.layer_bytes, "head": 4 * up(s.width, 8) + layout.matrices["head"].bytes}
+    sizes["layers"] = n_layers * layout.layer_bytes
+    if layout.has_head:
+        sizes["head"] = 4 * up(s.width, 8) + layout.matrices["head"].bytes
     positions = layout.context_tokens + max(shape.tokens for shape in layout.shapes)
     sizes["rotary"] = len(layout.kinds) * positions * s.head * 4
     kinds = dict.fromkeys(sizes, "weights")
     vocabulary = layout.matrices["head"].n_tiles * layout.matrices["head"].outputs
     segments = max(shape.segments for shape in layout.shapes)
-    sizes["logits"] = segments * vocabulary * 4
+    if layout.has_head:
+        sizes["logits"] = segments * vocabulary * 4
     sizes["workspace"] = max(64, max(shape.rows for shape in layout.shapes) * up(s.n_heads * d.d_head, layout.tile.vector_align) * 4)
     sizes["cache"] = n_layers * (layout.n_pages + 1) * layout.pages.bytes
     kinds |= {"logits": "output", "workspace": "workspace", "cache": "cache"}
@@ -288,32 +364,32 @@ def _place(layout: Layout) -> None:
     if space.end > layout.tile.memory_bytes:
         weights, cache = layout.image_bytes, sizes["cache"]
         raise InfeasibleError(
-            f"{d.name}: tile {s.index} of {s.n_tiles} needs {si(space.end, 'B')} of memory ({si(weights, 'B')} weights, {si(cache, 'B')} cache), "
+            f"{d.name}: {part} needs {si(space.end, 'B')} of memory ({si(weights, 'B')} weights, {si(cache, 'B')} cache), "
             f"it has {si(layout.tile.memory_bytes, 'B')}; use more tiles, a shorter context, or a chip with more DRAM"
         )
 
 
 @dataclass(frozen=True)
 class Scratch:
-    """Hold the starts of everything in the tile's buffers for one shape of launch: V elements, A words, C words."""
+    """Hold the starts of everything in the tile's buffers for one shape of launch: V elements, A words, C words.
+
+    Scores of up to `kept_spans` spans of 128 keys stay in V; those of a longer context are computed twice.
+    """
 
     v: dict[str, int]
     a: dict[str, int]
     c: dict[str, int]
-    keep_scores: bool
+    kept_spans: int
 
 
-def scratch(layout: Layout, shape: Shape, *, keep_scores: bool) -> Scratch:
-    """Allocate the buffers for one shape; scores of a whole context are kept where they fit, else computed twice."""
+def scratch(layout: Layout, shape: Shape, *, most_spans: int) -> Scratch:
+    """Allocate the buffers for one shape; scores of as many spans as fit are kept, `most_spans` at most."""
     tile, s = layout.tile, layout.share
-    bound = layout.spans * PAGE_KEYS
-    keep = keep_scores and bound // BLOCK <= 511
-    try:
-        v = _vector_places(layout, shape, bound if keep else PAGE_KEYS)
-    except InfeasibleError:
-        if not keep:
-            raise
-        keep, v = False, _vector_places(layout, shape, PAGE_KEYS)
+    kept = min(layout.spans, most_spans, _MAX_STRIDE * BLOCK // PAGE_KEYS)
+    v = _vector_places(layout, shape, max(1, kept), fits=kept <= 1)
+    while v is None:
+        kept -= 1
+        v = _vector_places(layout, shape, kept, fits=kept == 1)
     c_space = Space("accumulators", tile.accumulator_words, max(1, tile.vector_align // tile.rows))
     m = layout.matrices
     projection = max(
@@ -321,29 +397,33 @@ def scratch(layout: Layout, shape: Shape, *, keep_scores: bool) -> Scratch:
         *(2 * shape.rows * m[n].n for n in ("o", "gate_up", "down")),
         2 * shape.segments * m["head"].n,
     )
-    rows = s.group * shape.tokens
+    rows = layout.heads[shape] * s.group * shape.tokens
     c = {n: c_space.take(n, size) for n, size in (
-        ("projection", projection), ("scores", 2 * rows * PAGE_KEYS // tile.rows), ("mixed", 2 * rows * s.value // tile.rows),
+        ("projection", projection), ("first", rows * PAGE_KEYS // tile.rows), ("scores", rows * PAGE_KEYS // tile.rows),
+        ("mixed", 2 * rows * s.value // tile.rows),
     )}  # fmt: skip
-    return Scratch(v, _activation_places(layout, shape), c, keep)
+    return Scratch(v, _activation_places(layout, shape, rows), c, kept)
 
 
-def _vector_places(layout: Layout, shape: Shape, score_columns: int) -> dict[str, int]:
-    """Return starts by name. The phases of a layer share one place: what one leaves there, none that follows reads."""
+def _vector_places(layout: Layout, shape: Shape, spans: int, *, fits: bool) -> dict[str, int] | None:
+    """Return starts by name with scores of so many spans. The phases of a layer share one place: what one leaves there, none that follows reads.
+
+    Where they do not fit: None, or `InfeasibleError` when they are said to (`fits`).
+    """
     d, s, m, tile = layout.decoder, layout.share, layout.matrices, layout.tile
-    rows, queries = shape.rows, s.group * shape.tokens
+    heads = layout.heads[shape]
+    rows, queries = shape.rows, heads * s.group * shape.tokens
     blocks = ceil(d.d_model, BLOCK)
     lasting = {
         "constants": BLOCK, "x": rows * s.width, "norm": 2 * norm_slot(layout), "rotary": len(layout.kinds) * rows * s.head,
-        "value_scales": 2 * PAGE_KEYS, "token": 2 * blocks * BLOCK, "token_scales": 2 * up(blocks, BLOCK),
-        **dict.fromkeys(("m", "l", "t", "r"), max(queries, (s.n_heads + s.n_kv_heads) * rows)),
+        "value_scales": 2 * heads * PAGE_KEYS, "token": 2 * blocks * BLOCK, "token_scales": 2 * up(blocks, BLOCK),
+        **dict.fromkeys(("m", "l", "t", "r", *(["sinks"] if d.sinks else [])), max(queries, (s.n_heads + s.n_kv_heads) * rows)),
     }  # fmt: skip
-    kept = score_columns > PAGE_KEYS
     phases: list[dict[str, int]] = [
-        {"y": rows * s.width, "biased": max(m[n].outputs for n in ("o", "down")) * rows if d.mlp_bias or d.o_bias else 0},
-        {"heads": (s.n_heads + s.n_kv_heads) * rows * s.head, "qkv": m["qkv"].n_tiles * m["qkv"].outputs * rows if d.qkv_bias else 0},
+        {"y": rows * s.width, "biased": max(m[n].outputs for n in ("o", "down")) * rows if d.mlp_bias or d.o_bias or m["o"].split else 0},
+        {"heads": (s.n_heads + s.n_kv_heads) * rows * s.head, "qkv": m["qkv"].n_tiles * m["qkv"].outputs * rows if d.qkv_bias or m["qkv"].split else 0},
         {
-            "p": queries * PAGE_KEYS, "scores": queries * score_columns if kept else 0, "mixed": rows * s.n_heads * s.head,
+            "scores": queries * PAGE_KEYS * spans, "mixed": rows * s.n_heads * s.head,
             "dense": rows * up(s.n_heads * d.d_head, tile.vector_align) if s.head != d.d_head else 0,
         },
         _mlp_places(layout, rows),
@@ -354,19 +434,29 @@ def _vector_places(layout: Layout, shape: Shape, score_columns: int) -> dict[str
     start = space.end
     for phase in phases:
         space.end = start
-        out |= {name: space.take(name, size) for name, size in phase.items() if size}
-    return out if kept else out | {"scores": out["p"]}
+        try:
+            out |= {name: space.take(name, size) for name, size in phase.items() if size}
+        except InfeasibleError:
+            if fits:
+                raise
+            return None
+    return out
 
 
 def _mlp_places(layout: Layout, rows: int) -> dict[str, int]:
     d, m = layout.decoder, layout.matrices
     each = 1 if d.routing else rows  # experts take one row at a time
-    sizes = {"hidden": each * m["gate_up"].outputs // 2, "gates": each * m["gate_up"].outputs if d.mlp_bias else 0}
+    whole = layout.whole_experts
+    sizes = {"hidden": each * m["gate_up"].outputs // 2, "gates": each * m["gate_up"].outputs if d.mlp_bias or m["gate_up"].split else 0}
     if not d.routing:
         return sizes
     routed = dict.fromkeys(("picked", "values", "gate", "divisor"), d.routing.n_routed)
     router = m["router"].n_tiles * m["router"].outputs
-    return sizes | routed | {"router": rows * router, "left": router, "part": m["down"].outputs, "routed": layout.share.width}
+    spread = (
+        {"local": d.routing.n_routed, "foreign": d.routing.n_routed, "chosen": d.routing.n_routed * layout.share.width} if whole else {}
+    )
+    part = layout.share.width if whole else m["down"].outputs
+    return sizes | routed | spread | {"router": rows * router, "left": router, "part": part, "routed": layout.share.width}
 
 
 def norm_slot(layout: Layout) -> int:
@@ -376,12 +466,21 @@ def norm_slot(layout: Layout) -> int:
     return up(max(lengths, default=0), layout.tile.vector_align)
 
 
-def _activation_places(layout: Layout, shape: Shape) -> dict[str, int]:
+def _activation_places(layout: Layout, shape: Shape, queries: int) -> dict[str, int]:
+    """Return starts by name. Attention and MLP share one place: semaphores order whoever still reads before whoever writes."""
     s, m, rows = layout.share, layout.matrices, shape.rows
-    sizes = {
-        "zero": 1, "normed": rows * m["qkv"].blocks, "q": s.n_heads * rows * s.head_blocks, "k": rows * s.n_kv_heads * s.head_blocks,
-        "v": rows * s.n_kv_heads * s.head_blocks, "weights": 2 * s.group * shape.tokens * PAGE_KEYS // BLOCK, "mixed": rows * m["o"].blocks,
-        "hidden": rows * m["down"].blocks,
-    }  # fmt: skip
+    lasting = {"zero": 1, "normed": rows * m["qkv"].blocks}
+    phases = [
+        {
+            "q": s.n_heads * rows * s.head_blocks, "k": rows * s.n_kv_heads * s.head_blocks, "v": rows * s.n_kv_heads * s.head_blocks,
+            "weights": 2 * queries * PAGE_KEYS // BLOCK, "mixed": rows * m["o"].blocks,
+        },
+        {"hidden": rows * m["down"].blocks},
+    ]  # fmt: skip
     space = Space("activation buffer", layout.tile.activation_words, 1)
-    return {name: space.take(name, size) for name, size in sizes.items()}
+    out = {name: space.take(name, size) for name, size in lasting.items()}
+    start = space.end
+    for phase in phases:
+        space.end = start
+        out |= {name: space.take(name, size) for name, size in phase.items()}
+    return out

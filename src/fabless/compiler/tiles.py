@@ -2,6 +2,7 @@
 
 A matrix of `words` x `blocks` (words of R outputs, blocks of 32 along k) becomes `n_tiles` columns of n words, each cut along k into `parts`.
 Memory holds the pieces in the order of use: per column, per part, elements `[k][n][R][32]` then scales `[k][n][R]`, each padded to 32 bytes.
+Blocks of 16 (NVFP4) take two weight words along k where others take one: elements `[2k][n][R][16]`, scales `[2k][n][R]`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ STORED: Mapping[str, tuple[str, str]] = {
     "int4_block32": ("int4", "fp16"),
     "mxint8": ("int8", "e8m0"),
     "mxfp4": ("e2m1", "e8m0_half"),
+    "nvfp4": ("e2m1_split", "e4m3_half"),
 }
 
 
@@ -49,13 +51,23 @@ class Matrix:
         """Return the blocks along k."""
         return sum(self.parts)
 
+    @property
+    def split(self) -> bool:
+        """Tell whether blocks have 16 values (NVFP4), and a scale of the tensor multiplies finished products."""
+        return self.elements == "e2m1_split"
+
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """Return the weight words along k of every part: one a block of 32, two where blocks have 16."""
+        return tuple(k * (1 + self.split) for k in self.parts)
+
     def element_bytes(self, part: int) -> int:
         """Return the bytes of the elements of a piece, padded to 32."""
-        return up(self.parts[part] * self.outputs * 32 * FORMAT_BITS[self.elements] // 8, 32)
+        return up(self.depths[part] * self.outputs * 32 * FORMAT_BITS[self.elements] // 8, 32)
 
     def part_bytes(self, part: int) -> int:
         """Return the bytes of a piece: elements, then scales."""
-        return self.element_bytes(part) + up(self.parts[part] * self.outputs * FORMAT_BITS[self.scales] // 8, 32)
+        return self.element_bytes(part) + up(self.depths[part] * self.outputs * FORMAT_BITS[self.scales] // 8, 32)
 
     @property
     def column_bytes(self) -> int:
@@ -68,9 +80,18 @@ class Matrix:
         return self.n_tiles * self.column_bytes
 
 
-def cycles(n: int, n_tiles: int, parts: tuple[int, ...], m: int) -> int:
+def cycles(n: int, n_tiles: int, depths: tuple[int, ...], m: int) -> int:
     """Return the cycles of the mesh for all pieces of a matrix and m activation rows: the ISA's timing of `gemm`."""
-    return n_tiles * sum(k * max(n * m, LATENCY["ACC"]) + LATENCY["GEMM_FILL"] for k in parts)
+    return n_tiles * sum(k * max(n * m, LATENCY["ACC"]) + LATENCY["GEMM_FILL"] for k in depths)
+
+
+#: What starting a piece costs: two loads, each of which waits for memory some tens of cycles away.
+PIECE_CYCLES = 64
+
+
+def last_column(n: int, tile: Tile) -> int:
+    """Return the cycles of vector work that overlaps no product: two passes at least over the outputs of the last column."""
+    return 2 * ceil(n * tile.rows, tile.vector_lanes)
 
 
 def choose(
@@ -85,25 +106,27 @@ def choose(
     exact: bool,
     formats: tuple[str, str],
 ) -> Matrix:
-    """Return the tiling of a matrix with the fewest cycles, of those the fewest pieces.
+    """Return the tiling of a matrix with the fewest cycles for one row: of the mesh, of the last column's vector work, and of starting pieces.
 
     n is a multiple of `granule` of at most `column_words`; n * k of a piece is at most `slot_words`; `exact`: n divides `words`.
     Raises `InfeasibleError` when no piece fits.
     """
-    best: tuple[tuple[int, int], Matrix] | None = None
-    for n in range(granule, min(column_words, 256, slot_words, up(words, granule)) + 1, granule):
+    best: tuple[int, Matrix] | None = None
+    words_a_block = 1 + (formats[0] == "e2m1_split")
+    for n in range(granule, min(column_words, 256, slot_words // words_a_block, up(words, granule)) + 1, granule):
         if exact and words % n:
             continue
-        depth = min(slot_words // n, 1024)
+        depth = min(slot_words // n, 1024) // words_a_block
         n_parts = ceil(blocks, depth)
         k = ceil(blocks, n_parts)
         parts = (*[k] * (n_parts - 1), blocks - k * (n_parts - 1))
         if parts[-1] < 1:
             continue
         count = ceil(words, n)
-        key = (cycles(n, count, parts, 1), count * n_parts)
+        matrix = Matrix(name, n, count, parts, tile.rows, *formats)
+        key = cycles(n, count, matrix.depths, 1) + last_column(n, tile) + PIECE_CYCLES * count * n_parts
         if best is None or key < best[0]:
-            best = (key, Matrix(name, n, count, parts, tile.rows, *formats))
+            best = (key, matrix)
     if best is None:
         raise InfeasibleError(
             f"{name}: no piece of {granule} words fits {slot_words} weight words and {column_words} accumulator words of this tile; "

@@ -106,11 +106,12 @@ def _headline(frontier: Frontier, own: Option, rival: Option | None, curve: Brea
         return f"{best} No chip with a known price meets the study's targets and limits, so that there is nothing to compare it with."
     theirs = rival.usd_per_mtok.mid
     against = f"{rival.chip.name} ({'rented' if rival.how == 'rent' else 'bought'}) at ${theirs:.3g}"
-    if curve.tokens_per_year is None:
-        return f"{best} Don't build it: {against} is cheaper at any volume."
-    times = curve.tokens_per_year / curve.study_tokens_per_year
     draws = "" if cheaper_ratio is None else f" In {100 * cheaper_ratio:.0f} of 100 draws of everything uncertain, building is the cheaper."
     sure = cheaper_ratio is None or abs(cheaper_ratio - 0.5) >= _SURE
+    if curve.tokens_per_year is None:
+        lead = "Don't build it" if sure else "Too close to call, with buying ahead"
+        return f"{best} {lead}: {against} is cheaper at any volume.{draws}"
+    times = curve.tokens_per_year / curve.study_tokens_per_year
     if usd.mid <= theirs:
         lead = "Build it" if sure else "Too close to call, with building ahead"
         saved = f"it takes {1 - usd.mid / theirs:.0%} off the best alternative, {against}, and pays from {times:.2g} times this traffic on."

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fabless.core.errors import InfeasibleError
+from fabless.core.sources import table
 from fabless.cost.inputs import ends
 from fabless.cost.package import Part
 from fabless.cost.price import part_of
@@ -16,7 +17,8 @@ from fabless.cost.system import energy_usd_per_year
 from fabless.cost.yearly import chip_year
 from fabless.explore.pricing import inputs_of
 from fabless.silicon.harden import harden
-from fabless.silicon.process import max_clock_hz
+from fabless.silicon.interfaces import interface_excess
+from fabless.silicon.process import max_clock_hz, own_clock_hz
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +35,7 @@ if TYPE_CHECKING:
     Values = float | Array
 
 #: Limits on the chip itself, in the order of the columns that `hardware_of` returns.
-HARDWARE_LIMITS = ("reticle", "clock", "chip_w", "package_usd", "nre_usd")
+HARDWARE_LIMITS = ("reticle", "clock", "interface", "carrier", "heat", "chip_w", "package_usd", "nre_usd")
 _MOST_DIES = 16  # a chip that would need more is no chip: the study's space is refused by name
 CHEAPEST, MIDDLE, DEAREST = range(3)
 _EVENTS = ("vector_op_j", "dram_byte_j", "shared_byte_j", "scratchpad_byte_j", "link_byte_j")
@@ -119,21 +121,35 @@ def hardware_of(study: Study, chips: Sequence[Chip]) -> tuple[Hardware, Array]:
     missed = np.zeros((len(chips), len(HARDWARE_LIMITS)))
     missed[:, 0] = [reticle for _, reticle, _ in hardened]
     missed[:, 1] = [clock for _, _, clock in hardened]
-    for k, (value, limit) in enumerate(bounded, start=2):
+    missed[:, 2] = [interface_excess(chip.dram.standard, chip.process) for chip in chips]
+    missed[:, 3:5] = [_package_excess(chip, s) for chip, s in zip(chips, silicon, strict=True)]
+    for k, (value, limit) in enumerate(bounded, start=5):
         if limit is not None:
             missed[:, k] = np.log(np.maximum(value / limit, 1.0))
     return hardware, missed
 
 
-def _silicon(chip: Chip) -> tuple[Silicon, float, float]:
-    """Harden a chip, with the logarithms of what it lacks: area beyond the reticle and clock beyond the process.
+def _package_excess(chip: Chip, silicon: Silicon) -> tuple[float, float]:
+    """Return the logarithms of what a package lacks: room for stacks around its dies and on its carrier, and cooling."""
+    rows = table("packaging")
+    dies_mm2 = silicon.die_area_mm2 * silicon.n_dies
+    carrier = 0.0
+    if chip.package == "interposer":
+        around = chip.dram.stacks / (rows.fact("stacks_per_die").known * silicon.n_dies)
+        area_mm2 = (dies_mm2 + chip.dram.stacks * rows.fact("stack_area_mm2").known) * rows.fact("carrier_area_ratio").known
+        carrier = log(max(1.0, around, area_mm2 / rows.fact("largest_carrier_mm2").known))
+    return carrier, log(max(1.0, silicon.tdp_w / dies_mm2 / rows.fact("cooled_w_per_mm2").known))
 
-    A die that the reticle refuses is hardened as the fewest dies that fit, a clock that the process refuses at its limit: so that the search can tell what
-    these limits cost. Such chips never count as meeting them.
+
+def _silicon(chip: Chip) -> tuple[Silicon, float, float]:
+    """Harden a chip, with the logarithms of what it lacks: area beyond the reticle and clock beyond what our cores reach.
+
+    A die that the reticle refuses is hardened as the fewest dies that fit, a clock that nothing on the process reaches at that limit: so that the search
+    can tell what these limits cost. Such chips never count as meeting them.
     """
-    limit_hz = max_clock_hz(chip.process).high
+    limit_hz = own_clock_hz(chip.process)
     clock = log(chip.clock_hz / limit_hz) if chip.clock_hz > limit_hz else 0.0
-    runs = replace(chip, clock_hz=min(chip.clock_hz, limit_hz))
+    runs = replace(chip, clock_hz=min(chip.clock_hz, max_clock_hz(chip.process).high))
     for n_dies in (chip.n_dies * k for k in range(1, _MOST_DIES + 1)):
         try:
             return harden(replace(runs, n_dies=n_dies)), log(n_dies / chip.n_dies), clock

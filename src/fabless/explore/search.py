@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fabless.core.errors import InfeasibleError
+from fabless.core.errors import InfeasibleError, InputError
 from fabless.core.units import si
 from fabless.explore.chunk import FIRST_RELAXED, LIMITS, MET, NEAREST
 from fabless.explore.dispatch import run_chunks
@@ -34,7 +34,10 @@ _MEASURES = (
 #: How each limit is named in sentences, with the unit of its value.
 _LIMIT_WORDS = {
     "reticle": "the reticle",
-    "clock": "the process's clock",
+    "clock": "the clock that our cores reach on the process",
+    "interface": "the process's memory interfaces",
+    "carrier": "the room around the die and on the carrier",
+    "heat": "the heat that leaves a die",
     "chip_w": "the chip's power",
     "package_usd": "the package's price",
     "nre_usd": "the NRE budget",
@@ -93,10 +96,26 @@ def check(study: Study) -> None:
         load(workload.model)
     for name in study.compare:
         load_chip(name)
+    _check_cores(study)
     for memory in study.space.memory:
-        dram_of(memory)
         for process in study.space.process:
+            dram_of(memory, process)
             inputs_of(study, process, memory.standard, "organic")
+
+
+def _check_cores(study: Study) -> None:
+    """Return if every core of the space is one that programs run on and RTL is generated for; raise `InputError` naming the value that is not."""
+    from fabless.program.tile import BLOCK, ROWS, VECTOR_LANES
+
+    for name, values, allowed in (
+        ("rows", study.space.rows, ROWS), ("lanes", study.space.lanes, (BLOCK,)), ("vector_lanes", study.space.vector_lanes, VECTOR_LANES),
+    ):  # fmt: skip
+        for value in values:
+            if value not in allowed:
+                raise InputError(
+                    f"space.{name} = {value}: the generator builds {', '.join(map(str, allowed))}; "
+                    f"use {min(allowed, key=lambda a: abs(a - value))}, and more cores for a larger chip"
+                )
 
 
 def _take(rows: Columns, index: NDArray[np.int64]) -> Columns:
@@ -155,7 +174,7 @@ def limit_of(study: Study, name: str) -> float | None:
     """Return the value of a limit, None where the study leaves it free or each chip has its own (reticle, memory)."""
     if name in {"ttft_s", "tpot_s"}:
         return float(getattr(study.slo, name))
-    return None if name in {"reticle", "clock", "memory"} else getattr(study.limits, name)
+    return None if name in {"reticle", "clock", "interface", "carrier", "heat", "memory"} else getattr(study.limits, name)
 
 
 def value_text(name: str, value: float) -> str:

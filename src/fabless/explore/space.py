@@ -10,6 +10,7 @@ from fabless.core.errors import InputError, nearest
 from fabless.core.sources import table
 from fabless.core.units import binary, si
 from fabless.explore.study import AXES, LinkChoice, MemoryChoice, Space
+from fabless.silicon.interfaces import interface_bits_per_s
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -45,7 +46,7 @@ def chip_of(space: Space, index: int) -> Chip:
             scratchpad=Sram(c["scratchpad_bytes"], banks=_BANKS, width_bytes=c["lanes"]),
             accumulator=Sram(c["rows"] * _HELD * 4.0, banks=1, width_bytes=4 * c["rows"]),
         ),
-        dram=dram_of(c["memory"]),
+        dram=dram_of(c["memory"], c["process"]),
         link=link_of(c["link"]),
         shared=Sram(c["shared_bytes"], banks=c["cores"], width_bytes=64) if c["shared_bytes"] else None,
         n_dies=c["dies"],
@@ -60,8 +61,11 @@ def rate_of(text: str) -> tuple[str, float]:
     return name, 1.0 / int(divisor or 1)
 
 
-def dram_of(choice: MemoryChoice) -> Dram:
-    """Return the off-chip memory of a choice: so many stacks or devices of the fastest and largest kind in `data/memory_standards.toml`."""
+def dram_of(choice: MemoryChoice, process: str) -> Dram:
+    """Return the off-chip memory of a choice: so many stacks or devices of the largest kind in `data/memory_standards.toml`.
+
+    Pins run as fast as both the standard and an interface on the process do; where none is known (the search refuses such chips), as the standard.
+    """
     if choice.standard == "none":
         return Dram("none", 0, 0.0, 0.0)
     facts = table("memory_standards")
@@ -71,6 +75,7 @@ def dram_of(choice: MemoryChoice) -> Dram:
     width, rate, capacity, latency = (
         facts.fact(f"{choice.standard}_{what}").known for what in ("width_bits", "pin_bits_per_s", "unit_capacity_bytes", "latency_s")
     )
+    rate = min(rate, interface_bits_per_s(choice.standard, process) or rate)
     return Dram(choice.standard, choice.stacks, choice.stacks * capacity, choice.stacks * width * rate / 8, latency)
 
 

@@ -234,7 +234,7 @@ class SpaceSection(_Section):
     cores: Annotated[list[int], OneOrMore(), Field(min_length=1)]
     """Cores of a chip."""
     rows: Annotated[list[int], OneOrMore(), Field(min_length=1)]
-    """Dot-product rows of a core's matrix unit."""
+    """Dot-product rows of a core's matrix unit: 4, 8, 16, 32, 64 or 128."""
     lanes: Annotated[list[int], OneOrMore(), Field(min_length=1)] = [32]
     """Products that a row sums each cycle."""
     formats: Annotated[list[list[str]], Field(min_length=1)]

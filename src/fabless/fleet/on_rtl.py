@@ -7,38 +7,41 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fabless.core.errors import FablessError, UnsupportedError
+from fabless.core.errors import FablessError
 from fabless.fleet.session import Session, open_session
 from fabless.program.sequence import parameter_words
 from fabless.rtl.bench.build import FAST, QUICK
 from fabless.rtl.bench.run import Simulation
-from fabless.sim.cycles import time
+from fabless.sim.cycles import time_ring
 from fabless.sim.dram import IDEAL, MemoryModel
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from types import TracebackType
 
     from numpy.typing import NDArray
 
-    from fabless.chip.chip import Chip
     from fabless.compiler.launch import Segment
     from fabless.compiler.partition import Shape
     from fabless.model.weights import Weights
+    from fabless.program.program import Program
     from fabless.program.tile import Tile
 
 
 @dataclass
 class RtlSession(Session):
-    """Hold a session, the simulated tile, and the cycles of each launch: the RTL's and the cycle simulator's; a context manager.
+    """Hold a session, the ring of simulated tiles, and the cycles of each launch: of the tile that takes longest; a context manager.
 
-    Every launch is held against the cycle simulator and, with `check`, against the machine's memory; a difference raises `FablessError`.
+    Every launch is held against the cycle simulator, tile by tile, and, with `check`, against the machine's memories; a difference raises
+    `FablessError`. `progress` hears of a long launch: which, its cycles so far and in all.
     """
 
     simulation: Simulation | None = None
     memory_model: MemoryModel = IDEAL
+    link_latency_cycles: int = 1
     check: bool = False
     cycles: list[int] = field(default_factory=list)
+    progress: Callable[[int, int, int], None] | None = None
 
     def __enter__(self) -> RtlSession:
         return self
@@ -49,60 +52,82 @@ class RtlSession(Session):
 
     @property
     def seconds(self) -> float:
-        """Return the host seconds that the simulation ran."""
+        """Return the seconds of processor time that the simulation took."""
         return self.simulation.seconds if self.simulation is not None else 0.0
 
     def step(self, shape: Shape, segments: Sequence[Segment], *, logits: bool = True) -> NDArray[np.float32]:
         """Run one launch on the RTL; returns logits `[segments, V]` as `Session.step` does."""
-        program = self.compiled.program(shape)
+        programs = self.compiled.programs[shape]
         parameters = self.compiled.parameters(shape, segments, logits=logits)
-        words = parameter_words(program, parameters)
-        layout = self.compiled.layouts[0]
-        if self.simulation is None:
-            self.simulation = Simulation(
-                program, layout.memory_bytes, memory_model=self.memory_model.numbers, optimise=FAST if program.tile.rows > 4 else QUICK
-            )
-            self.simulation.memory[:] = self.memories[0]
-            if not self.check:
-                self.memories[0] = self.simulation.memory
-        if self.simulation.program is not program:
-            self.simulation.load(program)
-        self.cycles.append(self.simulation.launch(words))
-        expected = time(program, None, words, self.memory_model).cycles
-        if expected != self.cycles[-1]:
-            raise FablessError(
-                f"launch {len(self.cycles)}: the RTL took {self.cycles[-1]} cycles, the cycle simulator says {expected}; report this"
-            )
+        words = [parameter_words(program, parameters) for program in programs]
+        simulation = self._simulation(programs)
+        timings = time_ring(programs, words, self.memory_model, link_latency_cycles=self.link_latency_cycles)
+        expected = tuple(t.cycles for t in timings)
+        number, tell = len(self.cycles) + 1, self.progress
+        cycles = simulation.launch(words, progress=(lambda at: tell(number, at, max(expected))) if tell else None)
+        self.cycles.append(max(cycles))
+        if expected != cycles:
+            took, says = (", ".join(map(str, n)) for n in (cycles, expected))
+            raise FablessError(f"launch {number}: the RTL took {took} cycles, the cycle simulator says {says}; report this")
         if self.check:
             super().step(shape, segments, logits=logits)
-            different = np.flatnonzero(self.memories[0] != self.simulation.memory)
-            if len(different):
-                raise FablessError(
-                    f"launch {len(self.cycles)}: the RTL and the machine differ in {len(different)} bytes, first at {different[0]}; report this"
-                )
+            for i, (memory, seen) in enumerate(zip(self.memories, simulation.memories, strict=True)):
+                different = np.flatnonzero(memory != seen)
+                if len(different):
+                    raise FablessError(
+                        f"launch {number}: the RTL and the machine differ in {len(different)} bytes of tile {i}, first at {different[0]}; report this"
+                    )
         if not logits:
             return np.zeros((0, self.decoder.n_vocab), np.float32)
-        buffer = next(b for b in layout.buffers if b.name == "logits")
-        whole: NDArray[np.float32] = self.simulation.memory[buffer.address : buffer.end].view(np.float32).reshape(buffer.shape)
-        return np.array(whole[: len(segments), : self.decoder.n_vocab])
+        return self.logits(simulation.memories, len(segments))
+
+    def _simulation(self, programs: tuple[Program, ...]) -> Simulation:
+        """Return the running simulation with these programs loaded; the first time, put the memories into it."""
+        if self.simulation is None:
+            sizes = [layout.memory_bytes for layout in self.compiled.layouts]
+            self.simulation = Simulation(
+                programs, sizes, memory_model=self.memory_model.numbers, link_latency_cycles=self.link_latency_cycles,
+                optimise=_optimise(programs[0].tile),
+            )  # fmt: skip
+            for i, seen in enumerate(self.simulation.memories):
+                seen[:] = self.memories[i]
+                if not self.check:
+                    self.memories[i] = seen
+        if self.simulation.programs is not programs:
+            self.simulation.load(programs)
+        return self.simulation
 
 
 def open_rtl_session(
-    weights: Weights, tile: Tile, *, memory_model: MemoryModel = IDEAL, check: bool = False, context_tokens: int | None = None,
-    prompt_tokens: int = -1, chunk: int | None = None, format: str = "int8_block32",
+    weights: Weights, tile: Tile, *, n_tiles: int = 1, memory_model: MemoryModel = IDEAL, link_latency_cycles: int = 1, check: bool = False,
+    partition: str = "tensor", context_tokens: int | None = None, prompt_tokens: int = -1, chunk: int | None = None,
+    format: str = "int8_block32", head_format: str | None = None,
+    say: Callable[[str], None] | None = None, progress: Callable[[int, int, int], None] | None = None,
 ) -> RtlSession:  # fmt: skip
-    """Compile a model for one tile and put its weights into the memory of a simulated one; the same arguments as `open_session`."""
-    from fabless.rtl.bench.build import require_tools
+    """Compile a model for a ring of tiles and put its weights into the memories of simulated ones; arguments as of `open_session` and `RtlSession`."""
+    from fabless.rtl.bench.build import build, require_tools
 
     require_tools()
-    opened = open_session(weights, tile, context_tokens=context_tokens, prompt_tokens=prompt_tokens, chunk=chunk, format=format)
-    if opened.compiled.n_tiles != 1:
-        raise UnsupportedError("the RTL is of one tile; run with --tiles 1")
-    return RtlSession(opened.compiled, opened.memories, warming=opened.warming, memory_model=memory_model, check=check)
+    opened = open_session(
+        weights,
+        tile,
+        n_tiles=n_tiles,
+        partition=partition,
+        context_tokens=context_tokens,
+        prompt_tokens=prompt_tokens,
+        chunk=chunk,
+        format=format,
+        head_format=head_format,
+        say=say,
+    )
+    if say is not None:
+        say(f"building the simulator of a tile of {tile.rows} rows, once")
+    build(tile, optimise=_optimise(tile))
+    return RtlSession(
+        opened.compiled, opened.memories, warming=opened.warming, memory_model=memory_model,
+        link_latency_cycles=link_latency_cycles, check=check, progress=progress,
+    )  # fmt: skip
 
 
-def memory_model_of(chip: Chip, tile: Tile) -> MemoryModel:
-    """Return the memory model of a chip's DRAM seen from one of its tiles: latency and share of bandwidth in cycles of its clock."""
-    share = chip.dram.bandwidth_bytes_per_s / chip.clock_hz / chip.n_cores / tile.memory_bytes_per_cycle
-    latency = max(1, round((chip.dram.latency_s or 0.0) * chip.clock_hz))
-    return MemoryModel(latency_cycles=latency, beats=max(1, min(64, int(share * 64))), cycles=64)
+def _optimise(tile: Tile) -> str:
+    return FAST if tile.rows > 4 else QUICK

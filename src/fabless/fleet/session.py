@@ -107,8 +107,8 @@ class Session:
         from fabless.sim.machine import launch, run_ring
 
         parameters = self.compiled.parameters(shape, segments, logits=logits)
-        spans = np.asarray(parameters["span_count"]).reshape(-1)
-        key = Launched(shape, tuple(int(n) for n in spans), logits)
+        spans = sum(np.asarray(parameters[name]).reshape(-1) for name in ("kept_count", "again_count") if name in parameters)
+        key = Launched(shape, tuple(int(n) for n in np.atleast_1d(spans)), logits)
         self.launches[key] = self.launches.get(key, 0) + 1
         self.examples.setdefault(key, parameters)
         if self._readable():
@@ -123,11 +123,17 @@ class Session:
             _drive(runners)
         if not logits:
             return np.zeros((0, self.decoder.n_vocab), np.float32)
+        return self.logits(self.memories, len(segments))
+
+    def logits(self, memories: Sequence[NDArray[np.uint8]], n_segments: int) -> Floats:
+        """Return the logits `[segments, V]` that the last launch left in the tiles' memories."""
         parts = []
-        for layout, memory in zip(self.compiled.layouts, self.memories, strict=True):
+        for layout, memory in zip(self.compiled.layouts, memories, strict=True):
+            if not layout.has_head:
+                continue
             buffer = next(b for b in layout.buffers if b.name == "logits")
             whole = memory[buffer.address : buffer.end].view(np.float32).reshape(buffer.shape)
-            parts.append(whole[: len(segments), : layout.share.vocabulary])
+            parts.append(whole[:n_segments, : layout.share.vocabulary])
         return np.concatenate(parts, axis=1)[:, : self.decoder.n_vocab]
 
     def _readable(self) -> bool:
@@ -213,19 +219,21 @@ def _drive(runners: Sequence[Runner]) -> None:
 
 
 def open_session(
-    weights: Weights, tile: Tile, *, n_tiles: int = 1, context_tokens: int | None = None, chunk: int | None = None,
-    prompt_tokens: int = _UNKNOWN, format: str = "int8_block32", say: Callable[[str], None] | None = None,
+    weights: Weights, tile: Tile, *, n_tiles: int = 1, partition: str = "tensor", context_tokens: int | None = None, chunk: int | None = None,
+    prompt_tokens: int = _UNKNOWN, format: str = "int8_block32", head_format: str | None = None, say: Callable[[str], None] | None = None,
 ) -> Session:  # fmt: skip
     """Compile a model for `n_tiles` tiles, quantise its weights and write them into the tiles' memories.
 
+    `partition`: how the tiles share the model, one of `compiler.partition.PARTITIONS`.
     `context_tokens`: default the model's, at most 2,048. `chunk`: prompt tokens at once (default: as many as fit, up to 64).
-    `format`: of the weights, one of `compiler.tiles.STORED`. `prompt_tokens`: of a prompt that is to follow: one that
-    does not fit is refused before any work.
+    `format`: of the weights, one of `compiler.tiles.STORED`; `head_format`: of the head and the token table (default: the same).
+    `prompt_tokens`: of a prompt that is to follow: one that does not fit is refused before any work.
     Raises `InfeasibleError`, before any weight is read, when the model does not fit the tiles' buffers or memory, or the host's.
     """
     from fabless.compiler.pack import pack
     from fabless.model.integer_reference import IntegerWeights
     from fabless.number.formats import format_named
+    from fabless.sim.machine import cleared
 
     tell = say or (lambda text: None)
     decoder = weights.decoder
@@ -235,15 +243,17 @@ def open_session(
     if prompt_tokens < 1 and prompt_tokens != _UNKNOWN:
         raise InputError(_EMPTY)
     tell(f"compiling {decoder.name} for {n_tiles} tile{'s' * (n_tiles > 1)} of {tile.rows} rows")
-    compiled = compiled_for(decoder, tile, n_tiles=n_tiles, context_tokens=context, chunk=chunk, format=format)
+    compiled = compiled_for(
+        decoder, tile, n_tiles=n_tiles, partition=partition, context_tokens=context, chunk=chunk, format=format, head_format=head_format
+    )
     total = sum(layout.memory_bytes for layout in compiled.layouts)
     weights.require_memory(total + 0.3 * weights.float_bytes + 4 * decoder.n_vocab * decoder.d_model)
     warming = start()
     tell(f"quantising {decoder.n_parameters:,} weights into blocks of 32")
-    integers: IntegerWeights = IntegerWeights.load(weights, format_named(format))
+    integers: IntegerWeights = IntegerWeights.load(weights, format_named(format), format_named(head_format or format))
     memories = []
     for layout in compiled.layouts:
-        memory = np.zeros(layout.memory_bytes, np.uint8)
+        memory = cleared((layout.memory_bytes,))
         pack(layout, integers, memory[: layout.image_bytes])
         memories.append(memory)
     if warming is not None and decoder.n_parameters > _SMALL:
@@ -252,13 +262,24 @@ def open_session(
 
 
 def compiled_for(
-    decoder: Decoder, tile: Tile, *, n_tiles: int = 1, context_tokens: int, chunk: int | None = None, format: str = "int8_block32"
-) -> Compiled:
+    decoder: Decoder, tile: Tile, *, n_tiles: int = 1, context_tokens: int, chunk: int | None = None, format: str = "int8_block32",
+    head_format: str | None = None, partition: str = "tensor",
+) -> Compiled:  # fmt: skip
     """Compile decode and the largest prefill chunk that fits the tile's buffers, with its halves down to one for what remains of a prompt."""
     for size in (chunk,) if chunk is not None else (*_CHUNKS, 1):
         sizes = sorted({size >> i for i in range(size.bit_length())})
+        shapes = [Shape(1, n) for n in sizes]
         try:
-            return compile_model(decoder, tile, [Shape(1, n) for n in sizes], context_tokens=context_tokens, n_tiles=n_tiles, format=format)
+            return compile_model(
+                decoder,
+                tile,
+                shapes,
+                context_tokens=context_tokens,
+                n_tiles=n_tiles,
+                partition=partition,
+                format=format,
+                head_format=head_format,
+            )
         except InfeasibleError:
             if size == 1 or chunk is not None:
                 raise

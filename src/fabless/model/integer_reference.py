@@ -87,8 +87,8 @@ class IntegerWeights:
     vectors: Mapping[str, Floats] = field(repr=False)
 
     @classmethod
-    def load(cls, weights: Weights, format: NumberFormat = INT8_BLOCK32) -> IntegerWeights:
-        """Quantise every matrix of `weights` into blocks of `format`, one tensor at a time."""
+    def load(cls, weights: Weights, format: NumberFormat = INT8_BLOCK32, head_format: NumberFormat | None = None) -> IntegerWeights:
+        """Quantise every matrix of `weights` into blocks of `format`, one tensor at a time; head and token table in `head_format` if given."""
         weights.require_memory(weights.float_bytes * 0.3 + 4 * max(math.prod(t.shape) for t in weights.tensors.values()))
         matrices: dict[str, BlockMatrix] = {}
         vectors: dict[str, Floats] = {}
@@ -97,7 +97,7 @@ class IntegerWeights:
             if name.rsplit(".", 1)[-1] in ("q", "k", "q_bias", "k_bias", "q_norm", "k_norm"):
                 array = paired(array, weights.decoder.d_head)
             if array.ndim == 2:
-                matrices[name] = block_matrix(array, format)
+                matrices[name] = block_matrix(array, (head_format or format) if name in ("embedding", "head") else format)
             else:
                 vectors[name] = canonical(array)
         return cls(weights.decoder, matrices, vectors)
@@ -140,9 +140,9 @@ class IntegerReference:
         self.decoder, self.matrices, self.vectors, self.compiled = weights.decoder, weights.matrices, weights.vectors, compiled
 
     @classmethod
-    def load(cls, weights: Weights, format: NumberFormat = INT8_BLOCK32) -> IntegerReference:
-        """Quantise `weights` and return their reference."""
-        return cls(IntegerWeights.load(weights, format))
+    def load(cls, weights: Weights, format: NumberFormat = INT8_BLOCK32, head_format: NumberFormat | None = None) -> IntegerReference:
+        """Quantise `weights` (see `IntegerWeights.load`) and return their reference."""
+        return cls(IntegerWeights.load(weights, format, head_format))
 
     def start(self) -> IntegerCache:
         """Return the cache of a new sequence."""

@@ -16,7 +16,7 @@ import numpy as np
 
 from fabless.core.errors import InputError, nearest
 from fabless.model.float_reference import Arithmetic, FloatReference, softmax
-from fabless.number.formats import BF16, E2M1, E4M3, INT4, INT8, Format
+from fabless.number.formats import BF16, E2M1, E4M3, INT4, INT4_BLOCK32, INT8, INT8_BLOCK32, MXFP4, MXINT8, NVFP4, Format, Scaled
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -113,7 +113,7 @@ def round_elements(x: Floats, element: Format) -> Floats:
 class QualityRecipe:
     """Name the schemes of weights, activations of weight products, cached keys and values, and whether attention products are int8 too.
 
-    None leaves float32. `exact`: run `integer_reference` instead.
+    None leaves float32. `executed`: run `integer_reference` with weights of this format instead, and head and token table of `executed_head`.
     """
 
     name: str
@@ -123,7 +123,8 @@ class QualityRecipe:
     kv_cache: Scheme | None = None
     integer_attention: bool = False
     head_weights: Scheme | None = None  # of the language head, when it differs
-    exact: bool = False
+    executed: Scaled | None = None
+    executed_head: Scaled | None = None
 
 
 _INT8_CHANNEL, _INT8_BLOCK, _E4M3 = Scheme(INT8), Scheme(INT8, 32, "fp16"), Scheme(E4M3)
@@ -137,7 +138,10 @@ RECIPES: dict[str, QualityRecipe] = {
         QualityRecipe("bf16", "bf16 weights and activations", Scheme(BF16, 0, "none"), Scheme(BF16, 0, "none")),
         QualityRecipe("int8_block32", "int8 in blocks of 32, weights (fp16 scale) and activations (bf16 scale)", _INT8_BLOCK, _INT8_ACTIVATIONS),
         QualityRecipe("int8_block32_attention", "the same, attention products and KV cache int8 too", _INT8_BLOCK, _INT8_ACTIVATIONS, integer_attention=True),
-        QualityRecipe("exact", "the chip's integers, every operation as executed", exact=True),
+        QualityRecipe("exact", "the chip's integers, every operation as executed", executed=INT8_BLOCK32),
+        *(QualityRecipe(f"exact_{f.name}", f"the same with {f.name} weights", executed=f) for f in (MXINT8, INT4_BLOCK32, MXFP4, NVFP4)),
+        *(QualityRecipe(f"exact_{f.name}_head8", f"the same with {f.name} weights, head and token table int8_block32", executed=f,
+                        executed_head=INT8_BLOCK32) for f in (INT4_BLOCK32, MXFP4, NVFP4)),
         QualityRecipe("int8", "int8 per channel, activations int8 per token", _INT8_CHANNEL, _INT8_CHANNEL),
         QualityRecipe("int8_a64", "int8 per channel, activations int8 in groups of 64", _INT8_CHANNEL, Scheme(INT8, 64)),
         QualityRecipe("int8_weights", "int8 per channel, activations float32", _INT8_CHANNEL),
@@ -188,10 +192,10 @@ class RoundedArithmetic(Arithmetic):
 
 def reference_of(weights: Weights, recipe: QualityRecipe) -> FloatReference | IntegerReference:
     """Load `weights` as a recipe rounds them."""
-    if recipe.exact:
+    if recipe.executed is not None:
         from fabless.model.integer_reference import IntegerReference
 
-        return IntegerReference.load(weights)
+        return IntegerReference.load(weights, recipe.executed, recipe.executed_head)
     weights.require_memory()
     tensors = {name: _rounded(name, weights[name], recipe) for name in weights}
     if weights.decoder.tied_embeddings:  # looked up as it is, multiplied as rounded

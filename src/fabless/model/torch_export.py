@@ -38,10 +38,10 @@ def from_torch(module: Any, example_inputs: tuple[Any, ...], recipe: Recipe = _B
     `FablessError` when torch is not installed.
 
     Limits: one static shape; no control flow that depends on values; no KV cache (keys and values of a call are read and written once); patches of
-    a convolution are read once per use; a mask given as a tensor skips no work. The graph can be estimated on every chip; running it instruction by
-    instruction takes a compiler for these ops, which fabless has for language models only.
+    a convolution are read once per use; a mask given as a tensor skips no work. The graph can be estimated on every chip; what runs
+    instruction by instruction is narrower, see `torch_capture`.
     """
-    program = _exported(module, example_inputs)
+    program = exported(module, example_inputs)
     calls, inputs = _calls(program, recipe)
     live = [c for c in calls if c.op not in FREE]
     ops = [op for c in live for op in LOWERINGS[c.op](c)]
@@ -60,7 +60,8 @@ def from_torch(module: Any, example_inputs: tuple[Any, ...], recipe: Recipe = _B
     )
 
 
-def _exported(module: Any, example_inputs: tuple[Any, ...]) -> Any:
+def exported(module: Any, example_inputs: tuple[Any, ...]) -> Any:
+    """Return the exported program of one call; raises as `from_torch` does."""
     try:
         import torch
     except ImportError:
@@ -102,14 +103,14 @@ def _calls(program: Any, recipe: Recipe) -> tuple[list[Call], list[Tensor]]:
                 inputs.append(values[node])
         elif node.op == "call_function":
             arguments = _arguments(node, values)
-            op = _operator(node.target)
+            op = operator_name(node.target)
             if op in CLAIMS:
                 continue
             output = values[node] = _result(node, op, arguments)
             if _is_stored(output):
                 continue
             if op not in LOWERINGS and op not in FREE:
-                refused[op, _path(node)] = None
+                refused[op, module_path(node)] = None
             else:
                 found.append((_visit(node), op, output, arguments))
     if refused:
@@ -124,7 +125,7 @@ def _calls(program: Any, recipe: Recipe) -> tuple[list[Call], list[Tensor]]:
 
 def _tables(program: Any) -> set[str]:
     """Return the parameters in which rows are looked up; torch.export reads tied parameters through one name."""
-    return {node.args[0].name for node in program.graph.nodes if node.op == "call_function" and _operator(node.target) == "embedding"}
+    return {node.args[0].name for node in program.graph.nodes if node.op == "call_function" and operator_name(node.target) == "embedding"}
 
 
 def _tensor(node: Any, *, stored: bool, table: bool) -> Any:
@@ -137,7 +138,7 @@ def _tensor(node: Any, *, stored: bool, table: bool) -> Any:
     return replace(described, root_values=described.values)
 
 
-def _operator(target: Any) -> str:
+def operator_name(target: Any) -> str:
     """Return an operator's name without namespace, overload and in-place mark: `aten.add_.Tensor` is `add`."""
     schema = getattr(target, "_schema", None)
     if schema is None:
@@ -192,7 +193,7 @@ def _part(node: Any, i: int, meta: Any, *, stored: bool) -> Tensor:
 def _shape(node: Any, meta: Any) -> tuple[int, ...]:
     if not all(isinstance(side, int) for side in meta.shape):
         raise UnsupportedError(
-            f"{_path(node)}: {_operator(node.target)} yields a shape that depends on values {tuple(map(str, meta.shape))}; "
+            f"{module_path(node)}: {operator_name(node.target)} yields a shape that depends on values {tuple(map(str, meta.shape))}; "
             "a graph has one static shape"
         )
     return tuple(meta.shape)
@@ -204,7 +205,7 @@ def _is_stored(output: Any) -> bool:
 
 def _is_random(target: Any) -> bool:
     """Tell whether an operator draws random numbers: its result is none that could be stored."""
-    return any(str(tag).endswith("nondeterministic_seeded") for tag in getattr(target, "tags", ())) and _operator(target) != "dropout"
+    return any(str(tag).endswith("nondeterministic_seeded") for tag in getattr(target, "tags", ())) and operator_name(target) != "dropout"
 
 
 # ---------------------------------------------------------------- names and repeats
@@ -220,7 +221,7 @@ def _visit(node: Any) -> str:
     return f"{path}@{again}" if again and "@" not in path else str(path)
 
 
-def _path(node: Any) -> str:
+def module_path(node: Any) -> str:
     """Return the path of the innermost module that a node belongs to, for people."""
     return _visit(node).partition("@")[0] or "the module itself"
 

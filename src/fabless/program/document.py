@@ -23,8 +23,9 @@ _ATTENTION = """\
   every step is that of docs/decisions/integer-forward-pass.md; masked keys weigh exactly 0, so that bounds, chunks and batch change no bit.
 - **Activation**: sigmoid(x) is two instructions: `vec mul register(-log2 e), fn=exp2`, `vec add register(1), fn=rcp`.
 - **Routing**: `vec reduce=argmax`, then `vec pre=exclude` with the index, k times; `read` brings each index to a register, `madd` to an address.
-- **More tiles** split N, never K: each output is whole on one tile, and activations are gathered by `send`/`recv` around the ring. So results do not
-  depend on the number of tiles.
+- **More tiles** split N, never K (each output is whole on one tile, and activations are gathered by `send`/`recv` around the ring), or layers (the
+  residual stream is sent on), or experts (`recv add` sums outputs of which all but one are +0). So results do not depend on the number of tiles.
+- **NVFP4**: `load w e2m1_split`, a row a half block; `gemm split`; products times the tensor's scale by `vec mul` with `b_kind=scalar`.
 """
 
 

@@ -73,8 +73,11 @@ def issue(  # noqa: PLR0912  one branch an instruction of the sequencer
     read: Callable[[int], int] = lambda at: 0,
     *,
     limit: int = 1 << 34,
+    watch: Callable[[int, list[int], list[list[int]]], None] | None = None,
 ) -> Iterator[Issued]:
     """Yield every instruction that a queue receives, `halt` last, and `read`s before their value is asked for.
+
+    `watch(pc, registers, loops)` sees every instruction before it is taken, the sequencer's own too; loops are [instruction, trips left].
 
     `read(at)` returns the integer in vector element `at`; it is called after the consumer has taken the `read`, so that a machine that executes
     what it is handed has it ready. Raises `IllegalProgramError` for a program counter outside the program, loops nested too deep, an `end` without
@@ -88,6 +91,8 @@ def issue(  # noqa: PLR0912  one branch an instruction of the sequencer
             raise IllegalProgramError(f"instruction {pc}: runs past the program's {len(items)} instructions; end it with halt")
         if (n := n + 1) > limit:
             raise IllegalProgramError(f"instruction {pc}: more than {limit} instructions were issued; check the trip counts")
+        if watch is not None:
+            watch(pc, registers, loops)
         item = items[pc]
         issued = resolve(pc, item, registers)
         match item.mnemonic:

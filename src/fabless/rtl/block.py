@@ -71,13 +71,13 @@ class Shared:
         self.tile = tile
         self.blocks: dict[type[Block], Block] = {}
 
-    def place(self, m: Module, kind: type[Block], name: str, **inputs: Any) -> Placed:
-        """Instantiate a kind of block in `m` as `name`; inputs that are given are driven, all wires come back by port name."""
+    def place(self, m: Module, kind: type[Block], name: str, *, domain: str = "sync", **inputs: Any) -> Placed:
+        """Instantiate a kind of block in `m` as `name`, clocked by `domain`; inputs that are given are driven, all wires come back by port name."""
         if kind not in self.blocks:
             self.blocks[kind] = kind(self)
         block = self.blocks[kind]
         wires = {port: Signal(len(s), name=f"{name}_{port}") for port, s in {**block.inputs, **block.outputs}.items()}
-        connections: dict[str, Any] = {"i_clk": ClockSignal(), "i_rst": ResetSignal()}
+        connections: dict[str, Any] = {"i_clk": ClockSignal(domain), "i_rst": ResetSignal(domain)}
         connections |= {f"i_{port}": wires[port] for port in block.inputs}
         connections |= {f"o_{port}": wires[port] for port in block.outputs}
         m.submodules[name] = Instance(block.module, **connections)

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from fabless.rtl.block import Block
 
 
-def verilog_of(top: Block) -> str:
-    """Return the Verilog of a block and of everything that it places, leaves first; the same text for the same block."""
+def verilog_of(top: Block, *, gate: str = "") -> str:
+    """Return the Verilog of a block and of everything that it places, leaves first; the same text for the same block. `gate`: another clock gate."""
     from amaranth.back import verilog
 
     os.environ.setdefault("AMARANTH_USE_YOSYS", "builtin")
@@ -23,14 +23,16 @@ def verilog_of(top: Block) -> str:
         block = pending.pop()
         texts[block.module] = verilog.convert(block, name=block.module, ports=block.ports, strip_internal_attrs=True, emit_src=False)
         pending = sorted((b for b in top.shared.blocks.values() if b.module not in texts), key=lambda b: b.module)
-    return "\n".join([_memories("".join(texts.values())), *reversed(texts.values())])
+    return "\n".join([_cells("".join(texts.values()), gate), *reversed(texts.values())])
 
 
-def _memories(text: str) -> str:
-    """Return the models of the memories that a text instantiates."""
+def _cells(text: str, gate: str) -> str:
+    """Return the models of the memories and clock gates that a text instantiates."""
+    from fabless.rtl.clock import GATE, GATE_VERILOG
     from fabless.rtl.memory import ram_verilog
 
-    return "\n".join(ram_verilog(int(w), int(r)) for w, r in sorted(set(re.findall(r"\bfl_ram_(\d+)w(\d+)r\b", text))))
+    gates = [gate or GATE_VERILOG] if GATE in text else []
+    return "\n".join([*gates, *(ram_verilog(int(w), int(r)) for w, r in sorted(set(re.findall(r"\bfl_ram_(\d+)w(\d+)r\b", text))))])
 
 
 @cache

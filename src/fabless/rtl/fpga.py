@@ -150,9 +150,13 @@ def tile_part_verilog(tile: Tile, fabric_lanes: int = 0) -> str:
 
 def part_verilog(block: Block, fabric_lanes: int) -> str:
     """Return the Verilog of a block with memories as block RAMs can be them and `fabric_lanes` multipliers of each row made of LUTs."""
+    from fabless.rtl.clock import WIRE_VERILOG
     from fabless.rtl.emit import verilog_of
 
-    text = re.sub(r"module fl_ram_2w(\d+)r .*?endmodule\n", lambda found: two_writes(int(found[1])), verilog_of(block), flags=re.DOTALL)
+    verilog = verilog_of(block, gate=WIRE_VERILOG)  # every flip-flop has its enable, clock networks are few
+    text = re.sub(
+        r"module fl_ram_([2-9])w(\d+)r .*?endmodule\n", lambda found: many_writes(int(found[1]), int(found[2])), verilog, flags=re.DOTALL
+    )
     return in_fabric(text, fabric_lanes)
 
 
@@ -210,28 +214,32 @@ endmodule
 """
 
 
-def two_writes(reads: int) -> str:
-    """Return `fl_ram_2w{reads}r` of memories with one write port: one copy per writer and reader, the later write wins.
+def many_writes(writes: int, reads: int) -> str:
+    """Return `fl_ram_{writes}w{reads}r` of memories with one write port: one copy per writer and reader, the latest write wins.
 
-    Beside each word stands the number of its write (the higher port's where both write at once counts as later); a read takes the greater of the two.
-    Numbers have 40 bits: at 50 MHz they last for six hours of uninterrupted writes.
+    Beside each word stands the number of its write (of ports that write at once the higher counts as later); a read takes the greatest. Numbers have
+    40 bits: at 50 MHz they last for six hours of uninterrupted writes.
     """
-    ports = "".join(f", input [WIDTH/GRAIN-1:0] we{w}, input [BITS-1:0] wa{w}, input [WIDTH-1:0] wd{w}" for w in range(2))
+    ports = "".join(f", input [WIDTH/GRAIN-1:0] we{w}, input [BITS-1:0] wa{w}, input [WIDTH-1:0] wd{w}" for w in range(writes))
     ports += "".join(f", input re{i}, input [BITS-1:0] ra{i}, output [WIDTH-1:0] rd{i}" for i in range(reads))
     copies = "".join(
-        f"    reg [GRAIN+39:0] m{w}{i} [0:DEPTH-1]; reg [GRAIN+39:0] q{w}{i};\n"
-        f"    initial for (i = 0; i < DEPTH; i = i + 1) m{w}{i}[i] = 0;\n"
-        f"    always @(posedge clk) begin if (we{w}[g]) m{w}{i}[wa{w}] <= {{now, wd{w}[g*GRAIN +: GRAIN]}}; if (re{i}) q{w}{i} <= m{w}{i}[ra{i}]; end\n"
-        for w in range(2)
+        f"    reg [GRAIN+39:0] m{w}_{i} [0:DEPTH-1]; reg [GRAIN+39:0] q{w}_{i};\n"
+        f"    initial for (i = 0; i < DEPTH; i = i + 1) m{w}_{i}[i] = 0;\n"
+        f"    always @(posedge clk) begin if (we{w}[g]) m{w}_{i}[wa{w}] <= {{now, wd{w}[g*GRAIN +: GRAIN]}}; if (re{i}) q{w}_{i} <= m{w}_{i}[ra{i}]; end\n"
+        for w in range(writes)
         for i in range(reads)
     )
-    chosen = "".join(
-        f"    assign rd{i}[g*GRAIN +: GRAIN] = q1{i}[GRAIN +: 40] >= q0{i}[GRAIN +: 40] ? q1{i}[GRAIN-1:0] : q0{i}[GRAIN-1:0];\n"
-        for i in range(reads)
-    )
-    return f"""module fl_ram_2w{reads}r #(parameter WIDTH = 8, DEPTH = 2, GRAIN = 8, BITS = 1) (input clk{ports});
+    chosen = ""
+    for i in range(reads):
+        latest = f"q0_{i}"
+        for w in range(1, writes):
+            chosen += f"    wire [GRAIN+39:0] l{w}_{i} = q{w}_{i}[GRAIN +: 40] >= {latest}[GRAIN +: 40] ? q{w}_{i} : {latest};\n"
+            latest = f"l{w}_{i}"
+        chosen += f"    assign rd{i}[g*GRAIN +: GRAIN] = {latest}[GRAIN-1:0];\n"
+    any_write = " | ".join(f"(|we{w})" for w in range(writes))
+    return f"""module fl_ram_{writes}w{reads}r #(parameter WIDTH = 8, DEPTH = 2, GRAIN = 8, BITS = 1) (input clk{ports});
   reg [39:0] now = 1;
-  always @(posedge clk) if ((|we0) | (|we1)) now <= now + 1;
+  always @(posedge clk) if ({any_write}) now <= now + 1;
   genvar g;
   generate for (g = 0; g < WIDTH / GRAIN; g = g + 1) begin : grains
     integer i;

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from amaranth.hdl import C, Cat, Elaboratable, Module, Mux, Signal, Value
 
 from fabless.program.isa import FORMAT_BITS, LATENCY, LOAD_FORMATS, MEMORY_FORMATS, TARGETS, WORD_BITS, Queue
-from fabless.program.timing import READ_QUEUE_BEATS
+from fabless.rtl.clock import gated
 from fabless.rtl.convert import bf16_flushed, e4m3, e8m0, fp16, from_int8, nibble
 from fabless.rtl.decoder import bits, value
 from fabless.rtl.floating import flushed, state
@@ -24,6 +24,22 @@ def unit_bytes(target: str, format: str, tile: Tile) -> int:
     return elements * FORMAT_BITS[format] // 8
 
 
+#: What a decoder takes: formats by target. Each ticks only while a `load` of its kind writes.
+KINDS = {
+    "bytes": {"w": ("int8",), "a": LOAD_FORMATS["a"]},
+    "nibbles": {"w": LOAD_FORMATS["w"][1:]},
+    "scales": {t: LOAD_FORMATS[t] for t in ("ws", "as")},
+    "vectors": {"v": LOAD_FORMATS["v"]},
+}
+
+
+def weight_period_bytes(tile: Tile) -> int:
+    """Return after how many bytes `Load.weight_data` repeats over the rows of a word."""
+    b = tile.memory_bytes_per_cycle
+    sizes = {f: min(unit_bytes("w", f, tile), b) for f in LOAD_FORMATS["w"]}
+    return min(32 * tile.rows, max(sizes["int8"], 2 * sizes["int4"], 4 * sizes["e2m1_split"]))
+
+
 def log2(n: int) -> int:
     """Return the logarithm of a power of two."""
     assert n == 1 << n.bit_length() - 1, n
@@ -34,9 +50,11 @@ class Load(Elaboratable):
     """Execute `load`.
 
     Queue: `go`, `word`, `extra` in, `idle` out (see `queue.Queue`). Memory read channel: `read_valid`, `read_ready`, `read_address` (of a beat of B
-    bytes); answers `answer_valid`, `answer_data` come in order, at least one cycle later, and are always taken: at most READ_QUEUE_BEATS are
-    outstanding or queued. Buffers: one write a cycle, registered: `weight_*` (enables of half rows), `scale_*`, `activation_*`, `vector_*` (one bank a
-    lane). Per row of memory max(ceil(row_bytes, B), units) steps, one more where a row of several beats does not start at a beat; then LOAD_FILL.
+    bytes); answers `answer_valid`, `answer_data` come in order, at least one cycle later, and are always taken: at most `tile.read_queue_beats`
+    are outstanding or queued. Buffers: one write a cycle, registered: `weight_*` (enables of half rows; the
+    data of the first rows, repeated for the others), `scale_*`, `activation_*`, `vector_*` (one
+    bank a lane). Per row of memory max(ceil(row_bytes, B), units) steps, one more where a row of several beats does not start at a beat; then
+    LOAD_FILL.
     """
 
     def __init__(self, tile: Tile) -> None:
@@ -45,7 +63,7 @@ class Load(Elaboratable):
         self.go, self.word, self.extra, self.idle = Signal(), Signal(WORD_BITS), Signal(extra_bits(Queue.LOAD)), Signal()
         self.read_valid, self.read_ready, self.read_address = Signal(), Signal(), Signal(40)
         self.answer_valid, self.answer_data = Signal(), Signal(8 * b)
-        self.weight_enable, self.weight_data = Signal(2 * r), Signal(256 * r)
+        self.weight_enable, self.weight_data = Signal(2 * r), Signal(8 * weight_period_bytes(tile))
         self.scale_enable, self.scale_data = Signal(r), Signal(19 * r)
         self.activation_enable, self.activation_data = Signal(2), Signal(256)
         self.activation_scale_enable, self.activation_scale_data = Signal(), Signal(16)
@@ -81,6 +99,7 @@ class Load(Elaboratable):
         self.count, self.stride = state(17, "count"), state(32, "stride")
         self.bytes_row, self.emissions = state(36, "bytes_row"), state(24, "emissions")
         self.log_chunk, self.parts = state(4, "log_chunk"), state(8, "parts")
+        self.takes = {kind: state(1, f"takes_{kind}") for kind in KINDS}
         self.chunk_elements = state(7, "chunk_elements")
         self.row_address, self.rows = state(40, "row_address"), Signal(11)
         self.request_address, self.request_rows = state(40, "request_address"), Signal(11)
@@ -104,6 +123,7 @@ class Load(Elaboratable):
                                 self.bytes_row.eq(row_bytes), self.log_chunk.eq(log2(chunk)), self.parts.eq(unit // chunk - 1),
                                 self.emissions.eq((row_bytes + (chunk - 1)) >> log2(chunk)),
                                 self.chunk_elements.eq(chunk * 8 // FORMAT_BITS[f] if t == "v" else 0),
+                                *(takes.eq(f in KINDS[kind].get(t, ())) for kind, takes in self.takes.items()),
                             ]  # fmt: skip
 
     def beats(self, address: Value) -> Value:
@@ -113,11 +133,11 @@ class Load(Elaboratable):
 
     def _request(self, m: Module, *, popped: Signal) -> None:
         """Ask for every beat, one a cycle, while the answer queue has room for the answer."""
-        b = self.tile.memory_bytes_per_cycle
-        used, index, accepted = Signal(range(READ_QUEUE_BEATS + 1)), Signal(32), Signal()
+        b, room = self.tile.memory_bytes_per_cycle, self.tile.read_queue_beats
+        used, index, accepted = Signal(range(room + 1)), Signal(32), Signal()
         self.used = used
         m.d.comb += [
-            self.read_valid.eq((self.request_rows != 0) & (used != READ_QUEUE_BEATS)),
+            self.read_valid.eq((self.request_rows != 0) & (used != room)),
             self.read_address.eq((self.request_address[log2(b) :] + index) << log2(b)), accepted.eq(self.read_valid & self.read_ready),
         ]  # fmt: skip
         m.d.sync += used.eq(used + accepted - popped)
@@ -130,10 +150,10 @@ class Load(Elaboratable):
 
     def _consume(self, m: Module, *, busy: Signal, finished: Signal, popped: Signal) -> None:
         """Take beats from the queue and write chunks, one step a cycle."""
-        b = self.tile.memory_bytes_per_cycle
-        queue = Ram(width=8 * b, depth=READ_QUEUE_BEATS, name="answers")
+        b, room = self.tile.memory_bytes_per_cycle, self.tile.read_queue_beats
+        queue = Ram(width=8 * b, depth=room, name="answers")
         queue.place(m)
-        level, write, read = Signal(range(READ_QUEUE_BEATS + 1)), Signal(index_bits(READ_QUEUE_BEATS)), Signal(index_bits(READ_QUEUE_BEATS))
+        level, write, read = Signal(range(room + 1)), Signal(index_bits(room)), Signal(index_bits(room))
         m.d.comb += [
             queue.write[0].enable.eq(self.answer_valid), queue.write[0].address.eq(write), queue.write[0].data.eq(self.answer_data),
             queue.read[0].enable.eq(popped), queue.read[0].address.eq(read),
@@ -170,12 +190,12 @@ class Load(Elaboratable):
             n: state(w, f"{n}1")
             for n, w in (("split", 1), ("popped", 1), ("offset", log2(b)), ("sub", log2(b) + 1), ("first", 1), ("parity", 1))
         }
-        emit1 = Signal()
+        emit1, emit2 = Signal(), Signal()
         m.d.sync += [
             emit1.eq(step & ~bubble), s1["split"].eq(split_row), s1["popped"].eq(popped), s1["offset"].eq(offset), s1["sub"].eq(sub),
-            s1["first"].eq(emitted == 0), s1["parity"].eq(row_parity),
+            s1["first"].eq(emitted == 0), s1["parity"].eq(row_parity), emit2.eq(emit1),
         ]  # fmt: skip
-        previous, row_beat, moved = state(8 * b, "previous"), state(8 * b, "row_beat"), Signal(8 * b)
+        previous, moved = state(8 * b, "previous"), Signal(8 * b)
         beat = queue.read[0].data
         with m.If(s1["popped"]):
             m.d.sync += previous.eq(beat)
@@ -188,27 +208,53 @@ class Load(Elaboratable):
         fine = s1["offset"][: log2(granule)]
         few = Signal(32)
         m.d.comb += few.eq(moved[: 8 * granule] >> (fine << 3))
-        emit2, sub2, first2, parity2 = Signal(), state(log2(b) + 1, "sub2"), state(1, "first2"), state(1, "parity2")
-        m.d.sync += [emit2.eq(emit1), sub2.eq(s1["sub"]), first2.eq(s1["first"]), parity2.eq(s1["parity"])]
-        with m.If(emit1 & (s1["sub"] == 0)):
-            m.d.sync += row_beat.eq(Cat(Mux(fine == 0, moved[:32], few), moved[32:]))
+        self._pieces(m, s1, emit1, emit2, Cat(Mux(fine == 0, moved[:32], few), moved[32:]))
+        self._write_words(m, emit=emit2)
+        self._write_vector(m, emit=emit2)
 
-        # Stage 2: choose the chunk, decode, register.
-        chunk = Signal(8 * b)
-        shift = Signal(log2(b) + 1)
-        m.d.comb += [shift.eq(sub2 << self.log_chunk), chunk.eq(row_beat >> (shift[: log2(b)] << 3))]
-        self._write_words(m, emit=emit2, chunk=chunk, parity=parity2)
-        self._write_vector(m, emit=emit2, chunk=chunk, is_first=first2)
+    def _pieces(self, m: Module, s1: dict[str, Signal], emit1: Signal, emit2: Signal, row_beat: Value) -> None:
+        """Stage 2: hand the bytes to the decoder of the format's kind; only that one ticks, and sees its inputs change."""
+        b, lanes = self.tile.memory_bytes_per_cycle, self.tile.vector_lanes
+        for kind, wanted in (*self.takes.items(), ("weights", self.target == TARGETS.index("w"))):
+            gated(m, f"load_{kind}", wanted & (emit1 | emit2))
+        self.chunk: dict[str, Signal] = {}
+        self.formats: dict[str, dict[str, Signal]] = {}
+        for kind, taken in KINDS.items():
+            domain = m.d[f"load_{kind}"]
+            sizes = {min(unit_bytes(t, f, self.tile), b) for t, formats in taken.items() for f in formats}
+            held, place = state(8 * b, f"{kind}_beat"), state(log2(b), f"{kind}_place")
+            with m.If(emit1 & (s1["sub"] == 0)):
+                domain += held.eq(row_beat)
+            domain += place.eq(s1["sub"] << self.log_chunk)
+            least = log2(min(sizes))
+            chunk = self.chunk[kind] = Signal(8 * max(sizes), name=f"{kind}_chunk")
+            moved: Value = held
+            for level in range(least, log2(b)):
+                moved = Mux(place[level], moved[8 << level :], moved)
+            m.d.comb += chunk.eq(moved)
+            names = sorted({f for formats in taken.values() for f in formats})
+            self.formats[kind] = {f: state(1, f"{kind}_is_{f}") for f in names}
+            domain += [is_f.eq(self.format == MEMORY_FORMATS.index(f)) for f, is_f in self.formats[kind].items()]
+        self.parity, self.is_bytes = state(1, "parity2"), state(1, "is_bytes2")
+        m.d.load_nibbles += self.parity.eq(s1["parity"])
+        m.d.load_weights += self.is_bytes.eq(self.takes["bytes"])
 
-    def _formats(self, m: Module, name: str) -> dict[str, Signal]:
-        """Return one wire a format, high while it is the one being loaded."""
-        wires = {f: Signal(name=f"{name}_{f}") for f in MEMORY_FORMATS}
-        m.d.comb += [wire.eq(self.format == i) for i, wire in enumerate(wires.values())]
-        return wires
+        # Elements of a vector are counted a stage ahead: what the stage behind uses stands in its own registers.
+        left, at, before, valid = state(17, "left"), state(ADDRESS_BITS, "at"), Signal(17), Signal(7)
+        m.d.comb += [
+            before.eq(Mux(s1["first"], self.count, left)), valid.eq(Mux(before < self.chunk_elements, before, self.chunk_elements)),
+        ]  # fmt: skip
+        with m.If(self.go):
+            m.d.sync += at.eq(self.extra[slice(*_range(Queue.LOAD, "dst"))])
+        with m.If(emit1):
+            m.d.sync += [left.eq(before - valid), at.eq(at + valid)]
+        self.at, self.valid = state(ADDRESS_BITS, "at2"), state(7, "valid2")
+        m.d.load_vectors += [self.at.eq(at), self.valid.eq(valid)]
+        assert lanes <= 64, "valid counts to 64"
 
-    def _write_words(self, m: Module, *, emit: Signal, chunk: Signal, parity: Signal) -> None:
+    def _write_words(self, m: Module, *, emit: Signal) -> None:
         """Decode a chunk for weights, scales or activations, repeat it over the word, and enable the part that it fills."""
-        tile, b, r = self.tile, self.tile.memory_bytes_per_cycle, self.tile.rows
+        b, r = self.tile.memory_bytes_per_cycle, self.tile.rows
         part = Signal(8)
         with m.If(self.go):
             m.d.sync += part.eq(0)
@@ -220,37 +266,11 @@ class Load(Elaboratable):
         with m.If(emit & (part == self.parts)):
             m.d.sync += word_address.eq(word_address + 1)
         m.d.sync += self.word_address.eq(word_address)
-
         is_target = {t: self.target == i for i, t in enumerate(TARGETS)}
-        is_format = self._formats(m, "word_is")
-
-        # Weights: elements of the chunk as bytes, at most 2 B of them.
-        nibbles = Signal(16 * b)
-        m.d.comb += nibbles.eq(Cat(nibble(chunk[4 * i : 4 * i + 4], is_e2m1=~is_format["int4"]) for i in range(2 * b)))
-        codes = [nibbles[8 * i : 8 * i + 8] for i in range(2 * b)]
-        grains = Signal(2 * r)
-        is_w = is_target["w"]
-        data = self.weight_data
-        for format in LOAD_FORMATS["w"]:
-            n = min(unit_bytes("w", format, tile), b)
-            with m.If(is_format[format]):
-                if format == "int8":
-                    m.d.sync += data.eq(chunk[: 8 * n].replicate(32 * r // n))
-                    per_part = n // 16
-                elif format == "e2m1_split":
-                    rows = []
-                    for i in range(2 * n // 16):
-                        half, none = Cat(codes[16 * i : 16 * i + 16]), C(0, 128)
-                        rows.append(Cat(Mux(parity, none, half), Mux(parity, half, none)))
-                    m.d.sync += data.eq(Cat(rows).replicate(r // len(rows)))
-                    per_part = 2 * len(rows)
-                else:
-                    m.d.sync += data.eq(Cat(codes[: 2 * n]).replicate(32 * r // (2 * n)))
-                    per_part = 2 * n // 16
-                m.d.comb += [grains[g].eq(part == g // per_part) for g in range(2 * r)]
-        m.d.sync += self.weight_enable.eq(Mux(emit & is_w, grains, 0))
+        self._weights(m, grains=part, enable=emit & is_target["w"])
 
         # Weight scales: 16-bit and 8-bit codes.
+        chunk, is_format = self.chunk["scales"], self.formats["scales"]
         wide = [Mux(is_format["bf16"], Cat(C(0, 3), bf16_flushed(c)), fp16(m, c, f"fp16_{i}")) for i in range(min(r, b // 2))
                 for c in (chunk[16 * i : 16 * i + 16],)]  # fmt: skip
         halved = is_format["e8m0_half"] | is_format["e4m3_half"]
@@ -259,57 +279,72 @@ class Load(Elaboratable):
             Mux(is_e8m0, e8m0(c, halved=halved), e4m3(c, halved=halved)) for i in range(min(r, b)) for c in (chunk[8 * i : 8 * i + 8],)
         ]
         is_wide = is_format["bf16"] | is_format["fp16"]
-        is_ws = emit & is_target["ws"]
         wides, narrows = Signal(19 * len(wide)), Signal(19 * len(narrow))
         m.d.comb += [wides.eq(Cat(wide)), narrows.eq(Cat(narrow))]
+        wide_now, is_ws = state(1, "wide_now"), emit & is_target["ws"]
+        m.d.sync += wide_now.eq((self.format == MEMORY_FORMATS.index("bf16")) | (self.format == MEMORY_FORMATS.index("fp16")))
         for i in range(r):
-            enabled = Mux(is_wide, part == i // len(wide), part == i // len(narrow))
-            m.d.sync += [
-                self.scale_enable[i].eq(is_ws & enabled),
-                self.scale_data[19 * i : 19 * i + 19].eq(Mux(is_wide, wides.word_select(i % len(wide), 19), narrows.word_select(i % len(narrow), 19))),
-            ]  # fmt: skip
+            m.d.sync += self.scale_enable[i].eq(is_ws & Mux(wide_now, part == i // len(wide), part == i // len(narrow)))
+            m.d.load_scales += self.scale_data[19 * i : 19 * i + 19].eq(
+                Mux(is_wide, wides.word_select(i % len(wide), 19), narrows.word_select(i % len(narrow), 19))
+            )
 
         # Activations.
         n = min(32, b)
+        m.d.load_bytes += self.activation_data.eq(self.chunk["bytes"][: 8 * n].replicate(32 // n))
+        m.d.load_scales += self.activation_scale_data.eq(bf16_flushed(chunk[:16]))
         m.d.sync += [
-            self.activation_data.eq(chunk[: 8 * n].replicate(32 // n)),
             self.activation_enable.eq(Mux(emit & is_target["a"], 3 if n == 32 else Mux(part == 0, 1, 2), 0)),
-            self.activation_scale_data.eq(bf16_flushed(chunk[:16])), self.activation_scale_enable.eq(emit & is_target["as"]),
+            self.activation_scale_enable.eq(emit & is_target["as"]),
         ]  # fmt: skip
 
-    def _write_vector(self, m: Module, *, emit: Signal, chunk: Signal, is_first: Signal) -> None:
+    def _weights(self, m: Module, *, grains: Value, enable: Value) -> None:
+        """Weights: the chunk's elements as bytes, at most 2 B of them, repeated; the halves of rows that part `grains` of a word fills."""
+        tile, b, r = self.tile, self.tile.memory_bytes_per_cycle, self.tile.rows
+        source, is_format = self.chunk["nibbles"], self.formats["nibbles"]
+        nibbles = Signal(8 * 2 * (len(source) // 8))
+        m.d.comb += nibbles.eq(Cat(nibble(source[4 * i : 4 * i + 4], is_e2m1=~is_format["int4"]) for i in range(len(source) // 4)))
+        halves = [nibbles[128 * i : 128 * i + 128] for i in range(len(nibbles) // 128)]
+        none = C(0, 128)
+        split = Cat(Cat(Mux(self.parity, none, half), Mux(self.parity, half, none)) for half in halves)
+        width, data = len(self.weight_data), Signal(len(self.weight_data))
+        with m.If(self.is_bytes):
+            n = min(unit_bytes("w", "int8", tile), b)
+            m.d.comb += data.eq(self.chunk["bytes"][: 8 * n].replicate(width // (8 * n)))
+        for format in LOAD_FORMATS["w"][1:]:
+            with m.Elif(is_format[format]):
+                decoded = (split if format == "e2m1_split" else nibbles)[:width]
+                m.d.comb += data.eq(decoded.replicate(width // len(decoded)))
+        m.d.load_weights += self.weight_data.eq(data)
+        filled = Signal(2 * r)
+        for format in LOAD_FORMATS["w"]:
+            n = min(unit_bytes("w", format, tile), b)
+            per_part = {"int8": n, "e2m1_split": 4 * n}.get(format, 2 * n) // 16
+            with m.If(self.format == MEMORY_FORMATS.index(format)):
+                m.d.comb += [filled[g].eq(grains == g // per_part) for g in range(2 * r)]
+        m.d.sync += self.weight_enable.eq(Mux(enable, filled, 0))
+
+    def _write_vector(self, m: Module, *, emit: Signal) -> None:
         """Decode up to `vector_lanes` elements and rotate them to their banks; rows follow each other without gaps, hence at any lane."""
-        b, lanes = self.tile.memory_bytes_per_cycle, self.tile.vector_lanes
-        is_v = self.target == TARGETS.index("v")
-        is_format = self._formats(m, "vector_is")
+        lanes = self.tile.vector_lanes
+        chunk, is_format = self.chunk["vectors"], self.formats["vectors"]
         elements = []
         no = C(0, 1)
         for i in range(lanes):
-            c8, c16 = chunk[8 * i : 8 * i + 8], chunk[16 * i : 16 * i + 16]
-            c32 = chunk[32 * i : 32 * i + 32] if 4 * i + 4 <= b else C(0, 32)
-            c16 = c16 if 2 * i + 2 <= b else C(0, 16)
-            c8 = c8 if i + 1 <= b else C(0, 8)
+            c8, c16, c32 = (chunk[w * i : w * i + w] if w * (i + 1) <= len(chunk) else C(0, w) for w in (8, 16, 32))
             element = Mux(is_format["fp32"], flushed(c32), Mux(is_format["bf16"], Cat(C(0, 16), bf16_flushed(c16)), Mux(
                 is_format["fp16"], Cat(C(0, 13), fp16(m, c16, f"v_fp16_{i}")), Mux(is_format["int8"], from_int8(m, c8, f"v_int8_{i}"), Cat(
                     C(0, 13), Mux(is_format["e8m0"], e8m0(c8, halved=no), e4m3(c8, halved=no)))))))  # fmt: skip
             elements.append(element[0:32])
         decoded = Signal(32 * lanes)
         m.d.comb += decoded.eq(Cat(elements))
-        left, at = state(17, "left"), state(ADDRESS_BITS, "at")
-        before = Mux(is_first, self.count, left)
-        valid = Signal(7)
-        m.d.comb += valid.eq(Mux(before < self.chunk_elements, before, self.chunk_elements))
-        with m.If(self.go):
-            m.d.sync += at.eq(self.extra[slice(*_range(Queue.LOAD, "dst"))])
-        with m.If(emit):
-            m.d.sync += [left.eq(before - valid), at.eq(at + valid)]
-        offset = at[: log2(lanes)]
-        banked = rotated_left(m, decoded, offset, 32)
-        m.d.sync += [self.vector_data.eq(banked), self.vector_address.eq(at >> log2(lanes))]
+        offset, present = self.at[: log2(lanes)], Signal(lanes)
+        m.d.load_vectors += [self.vector_data.eq(rotated_left(m, decoded, offset, 32)), self.vector_address.eq(self.at >> log2(lanes))]
         for lane in range(lanes):
             place = Signal(log2(lanes), name=f"place{lane}")
-            m.d.comb += place.eq(lane - offset)
-            m.d.sync += [self.vector_enable[lane].eq(emit & is_v & (place < valid)), self.vector_carry[lane].eq(lane < offset)]
+            m.d.comb += [place.eq(lane - offset), present[lane].eq(place < self.valid)]
+            m.d.load_vectors += self.vector_carry[lane].eq(lane < offset)
+        m.d.sync += self.vector_enable.eq(Mux(emit & (self.target == TARGETS.index("v")), present, 0))
 
 
 def rotated_left(m: Module, value: Signal, places: Value, unit: int) -> Signal:

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 from amaranth.hdl import Cat, Elaboratable, Module, Mux, Signal
 
 from fabless.program.isa import LATENCY, WORD_BITS, Queue
+from fabless.rtl.clock import gated
 from fabless.rtl.decoder import bits, value
 from fabless.rtl.floating import state
+from fabless.rtl.load import weight_period_bytes
 from fabless.rtl.row import WEIGHT_SCALE_BITS, Row
 from fabless.rtl.sequencer import ADDRESS_BITS, extra_bits, extra_layout
 
@@ -21,8 +23,8 @@ class Mxu(Elaboratable):
     """Execute `gemm`: one step (kb, nt, i) a cycle, i inner; at least ACC cycles a kb; then GEMM_FILL.
 
     Queue: `go`, `word`, `extra` in, `idle` out (see `queue.Queue`). Activations: `activation_read`, `activation_address` out; `activation`,
-    `activation_scale` one cycle later. Loader: `load_*`, one enable for each half row of weights, one for each row's scale. Vector unit: `vector_read`,
-    `vector_address` (an accumulator word) in, `vector_data` one cycle later.
+    `activation_scale` one cycle later. Loader: `load_*` (see `load.Load`), one enable for each half row of weights, one for each row's
+    scale. Vector unit: `vector_read`, `vector_address` (an accumulator word) in, `vector_data` one cycle later.
     """
 
     def __init__(self, shared: Shared) -> None:
@@ -32,7 +34,8 @@ class Mxu(Elaboratable):
         self.go, self.word, self.extra, self.idle = Signal(), Signal(WORD_BITS), Signal(extra_bits(Queue.MXU)), Signal()
         self.activation_read, self.activation_address = Signal(), Signal(ADDRESS_BITS)
         self.activation, self.activation_scale = Signal(256), Signal(16)
-        self.load_address, self.load_enable, self.load_data = Signal(ADDRESS_BITS), Signal(2 * r), Signal(256 * r)
+        self.load_address, self.load_enable = Signal(ADDRESS_BITS), Signal(2 * r)
+        self.load_data = Signal(8 * weight_period_bytes(tile))
         self.load_scale_enable, self.load_scale = Signal(r), Signal(WEIGHT_SCALE_BITS * r)
         self.vector_read, self.vector_address, self.vector_data = Signal(), Signal(ADDRESS_BITS), Signal(32 * r)
 
@@ -49,13 +52,18 @@ class Mxu(Elaboratable):
         clears = state(Row.READ_AT + 1, "clears")
         m.d.sync += clears.eq(Cat(self.clear & first_k, clears[:-1]))
         m.d.comb += [self.activation_read.eq(step), self.activation_address.eq(a)]
+        # A row's clock runs while a step is in it or one of its memories is used.
+        period = len(self.load_data) // 256
+        working = step | steps.any() | self.vector_read
         for i in range(self.tile.rows):
+            gated(m, f"row{i}", working | self.load_enable[2 * i : 2 * i + 2].any() | self.load_scale_enable[i])
             row = self.shared.place(
-                m, Row, f"row{i}",
+                m, Row, f"row{i}", domain=f"row{i}",
                 step=step, weight_address=w, activation=self.activation, activation_scale=self.activation_scale, unit=unit,
                 clear=clears[Row.READ_AT], acc_read=steps[Row.READ_AT - 1], acc_address=addresses[Row.READ_AT - 1],
                 acc_write=steps[Row.WRITE_AT - 1], acc_write_address=addresses[Row.WRITE_AT - 1],
-                load_enable=self.load_enable[2 * i : 2 * i + 2], load_address=self.load_address, load_data=self.load_data[256 * i : 256 * i + 256],
+                load_enable=self.load_enable[2 * i : 2 * i + 2], load_address=self.load_address,
+                load_data=self.load_data.word_select(i % period, 256),
                 load_scale_enable=self.load_scale_enable[i], load_scale=self.load_scale[WEIGHT_SCALE_BITS * i : WEIGHT_SCALE_BITS * (i + 1)],
                 vector_read=self.vector_read, vector_address=self.vector_address,
             )  # fmt: skip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from math import exp, log
 from typing import Literal
 
 from fabless.core.errors import InputError, nearest
@@ -76,6 +77,22 @@ def max_clock_hz(process: str, style: Style = "asic") -> Range:
     Source: boost clocks of GPUs and clocks of accelerators by process (`data/process.toml`); interpolated where none was sold.
     """
     return fact_range(table("process").fact(f"{process_named(process).name}_{style}_clock"))
+
+
+@cache
+def own_clock_hz(process: str) -> float:
+    """Return the highest clock of fabless' own cores on a process: what static timing of our rows' netlists says, or the highest clock of an accelerator
+    sold there, whichever is lower.
+
+    Netlists exist at 7 nm and 2 nm (`data/netlists.toml`, pre-layout): interpolated between them by the logarithm of logic density, level outside.
+    """
+    netlists = table("netlists")
+    (x0, y0), (x1, y1) = (
+        (log(process_named(at).logic_mtr_per_mm2), log(netlists.fact(f"{kit}_row_clock").known))
+        for at, kit in (("7nm", "asap7"), ("2nm", "gt2n"))
+    )
+    x = min(max(log(process_named(process).logic_mtr_per_mm2), x0), x1)
+    return min(exp(y0 + (y1 - y0) * (x - x0) / (x1 - x0)), max_clock_hz(process).mid)
 
 
 def fact_range(fact: Fact) -> Range:

@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit
 
 from fabless.number import kernels, quantise
-from fabless.number.kernels import accumulate
+from fabless.number.kernels import accumulate, place
 from fabless.program import isa
 from fabless.program.isa import BY_MNEMONIC, LOOP_DEPTH, SEMAPHORE_MAX
 from fabless.sim import machine_transfer, machine_vector, machine_words
@@ -46,6 +46,17 @@ _G_M, _G_N, _G_K, _G_W, _G_WR, _G_A, _G_AR, _G_AS, _G_C, _G_CR, _G_CS, _G_CLEAR,
 
 
 @native
+def _contiguous(where, word, count, word_bytes):
+    """Return the address in memory that `word` refers to, if the `count` words from there on follow it, else -1."""
+    part = where[word : word + count]  # a slice from 0 and no branches: the scan vectorises
+    at = part[0]
+    apart = np.int64(0)
+    for j in range(count):
+        apart |= part[j] - (at + j * word_bytes)
+    return at if apart == 0 else np.int64(-1)
+
+
+@native
 def _gemm(row, x, memory, weights, scales, where, a, sa, c, ones, bias):
     m, n, k = row[_G_M], row[_G_N], row[_G_K]
     w, a0, c0 = wrap(row[_G_W] + x[row[_G_WR]]), wrap(row[_G_A] + x[row[_G_AR]]), wrap(row[_G_C] + x[row[_G_CR]])
@@ -62,33 +73,26 @@ def _gemm(row, x, memory, weights, scales, where, a, sa, c, ones, bias):
             first = (c0 + i * c_stride) * r
             c[first : first + n * r] = 0
     word_bytes = 32 * r
+    first = _contiguous(where, w, k * n, word_bytes)
+    unit = row[_G_UNIT]
+    memory_at, weights_at, scales_at, ones_at = place(memory), place(weights), place(scales), place(ones)
+    a_at, sa_at, c_at, bias_at = place(a) + a0 * 32, place(sa) + a0 * 4, place(c) + c0 * r * 4, place(bias)
     for kb in range(k):
         ka = kb // 2 if split else kb
-        for i in range(m):
-            total = np.int32(0)
-            for j in range(32):
-                total += np.int32(a[a0 + i * a_stride + ka, j])
-            bias[i] = total * np.int32(128)
         nt = 0
         while nt < n:
             word = w + kb * n + nt
-            at = where[word]
-            run = 1
-            if at < 0:
-                while nt + run < n and where[word + run] < 0:
+            run = n
+            at = first + kb * n * word_bytes
+            if first < 0:
+                at = where[word]
+                run = 1
+                while nt + run < n and where[word + run] == (at + run * word_bytes if at >= 0 else at):
                     run += 1
-                source = weights.ctypes.data + word * word_bytes
-            else:
-                while nt + run < n and where[word + run] == at + run * word_bytes:
-                    run += 1
-                source = memory.ctypes.data + at
-            scale = ones.ctypes.data if row[_G_UNIT] else scales.ctypes.data + word * r * 4
-            for i in range(m):
-                activation = a0 + i * a_stride + ka
-                accumulate(
-                    source, scale, a.ctypes.data + activation * 32, sa[activation], bias[i],
-                    c.ctypes.data + ((c0 + i * c_stride + nt) * r) * 4, run * r,
-                )  # fmt: skip
+            accumulate(
+                memory_at + at if at >= 0 else weights_at + word * word_bytes, ones_at if unit else scales_at + word * r * 4,
+                a_at + ka * 32, a_stride * 32, sa_at + ka * 4, a_stride * 4, bias_at, c_at + nt * r * 4, c_stride * r * 4, m, run * r,
+            )  # fmt: skip
             nt += run
     codes = c.view(np.int32)
     for i in range(m):

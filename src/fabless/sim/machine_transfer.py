@@ -7,6 +7,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from fabless.number.kernels import has_f16c, make_widen, place
 from fabless.sim.machine_words import (
     BAD_ACTIVATIONS,
     BAD_FORMAT,
@@ -55,6 +56,24 @@ def settle(memory, weights, where, word_bytes, first, last):
             where[word] = -1
 
 
+if has_f16c():
+    _widen = make_widen()
+
+    @native
+    def _widen_all(source, target, count):
+        """Decode as many binary16 as fill vectors of 16; returns how many."""
+        whole = count // 16 * 16
+        for e in range(0, whole, 16):
+            _widen(source + 2 * e, target + 4 * e)
+        return whole
+
+else:
+
+    @native
+    def _widen_all(source, target, count):
+        return 0
+
+
 @native
 def _half_values(halves, part, part_codes, count):
     """Decode binary16: magnitude bits moved to binary32's place mean 2^-112 of the value, subnormals included; scaling by 2^112 is exact."""
@@ -84,8 +103,10 @@ def _values(memory, at, count, format, out, out_codes, first):
         for e in range(count):
             part[e] = np.int32(np.uint32(halves[e]) << np.uint32(16))
     elif format == _FP16:
-        halves = memory[at : at + 2 * count].view(np.uint16)
-        _half_values(halves, out[first : first + count], out_codes[first : first + count], count)
+        done = _widen_all(place(memory) + at, place(out) + 4 * first, count)
+        halves = memory[at + 2 * done : at + 2 * count].view(np.uint16)
+        _half_values(halves, out[first + done : first + count], out_codes[first + done : first + count], count - done)
+        first, count = first + done, count - done  # what is widened is canonical
     elif format == _INT8:
         for e in range(count):
             out[first + e] = np.float32(np.int8(memory[at + e]))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
 class Counters:
     """Count the events of a step on one chip; energies and utilisations are derived from these, never stored.
 
-    `macs` by element format of the multiplier; bytes at each level; `vector_ops` lane operations.
+    `macs` by element format of the multiplier; bytes at each level; `vector_ops` lane operations. `levels`: where a simulation knows them apart,
+    bytes by name of memory and direction ("dram_read", "weights", ...); already part of the sums above.
     """
 
     macs: tuple[tuple[str, float], ...] = ()
@@ -18,6 +19,7 @@ class Counters:
     shared_bytes: float = 0.0
     scratchpad_bytes: float = 0.0
     link_bytes: float = 0.0
+    levels: tuple[tuple[str, float], ...] = field(default=(), kw_only=True)
 
     @property
     def total_macs(self) -> float:
@@ -25,17 +27,28 @@ class Counters:
         return sum(n for _, n in self.macs)
 
     def __add__(self, other: Counters) -> Counters:
-        macs = dict(self.macs)
-        for name, n in other.macs:
-            macs[name] = macs.get(name, 0.0) + n
         return Counters(
-            tuple(sorted(macs.items())),
+            tuple(sorted(_joined(self.macs, other.macs).items())),
             self.vector_ops + other.vector_ops,
             self.dram_bytes + other.dram_bytes,
             self.shared_bytes + other.shared_bytes,
             self.scratchpad_bytes + other.scratchpad_bytes,
             self.link_bytes + other.link_bytes,
+            levels=tuple(_joined(self.levels, other.levels).items()),
         )
+
+    def scaled(self, times: float) -> Counters:
+        """Return the events of so many equal steps."""
+        macs, levels = (tuple((name, n * times) for name, n in pairs) for pairs in (self.macs, self.levels))
+        sums = (self.vector_ops, self.dram_bytes, self.shared_bytes, self.scratchpad_bytes, self.link_bytes)
+        return Counters(macs, *(n * times for n in sums), levels=levels)
+
+
+def _joined(one: tuple[tuple[str, float], ...], other: tuple[tuple[str, float], ...]) -> dict[str, float]:
+    out = dict(one)
+    for name, n in other:
+        out[name] = out.get(name, 0.0) + n
+    return out
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +67,7 @@ class Event:
     bound: str  # compute | vector | memory | link | overhead
     counters: Counters
     tile: str = ""
+    stalls: tuple[tuple[str, float], ...] = ()  # cycles by queue and cause, where a simulation knows them
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +90,9 @@ class Trace:
     fidelity: str = "roofline"
     error_ratio: float | None = None
     stalls: tuple[tuple[str, float], ...] = ()
+    slowest_tile: int = 0  # of a ring: whose cycles and events these are
+    units: tuple[tuple[str, float], ...] = ()  # busy cycles by queue, where a simulation knows them
+    banks: tuple[tuple[int, int], ...] = ()  # beats that found their DRAM row open, or not, by bank, where a simulation knows them
 
     @property
     def latency_s(self) -> float:

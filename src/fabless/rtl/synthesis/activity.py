@@ -53,15 +53,16 @@ class LaunchEnergy:
 
 
 def place_of(subject: Subject) -> str:
-    """Return the path of the instance that is recorded: the first, of the quantiser's multipliers one of the lanes'."""
-    return next((p for p in subject.places if p.endswith("multiplier0")), subject.places[0])
+    """Return the path of the instance that is recorded: the first, but of adders one of the sum's, of multipliers one of a quantised lane's."""
+    return next((p for p in subject.places if p.endswith((".tree0_0", "quantiser.multiplier0"))), subject.places[0])
 
 
 def recorded_ports(subject: Subject, netlist: Netlist) -> list[tuple[str, int]]:
     """Return (path, bits) of the ports of a block in its place."""
     place = place_of(subject)
-    ports = [*netlist.inputs.items(), *netlist.outputs.items()]
-    return [(f"{place}.{name}".lstrip("."), len(nets)) for name, nets in ports if name not in {"clk", "rst"} and not name.endswith(".rst")]
+    ports = [*netlist.data(netlist.inputs).items(), *netlist.data(netlist.outputs).items()]
+    gate = [] if subject.gate is None else [(subject.gate, 1)]
+    return [*((f"{place}.{name}".lstrip("."), len(nets)) for name, nets in ports), *gate]
 
 
 def counted_ports(widths: dict[str, int]) -> dict[str, list[tuple[str, int]]]:
@@ -80,11 +81,14 @@ def launch_energy(synthesis: Synthesis, subject: Subject, recording: Recording, 
     if not len(candidates):
         candidates = np.arange(1, len(done) - STRETCH)
     begins = np.sort(rng.choice(candidates, STREAMS)) + RESET_CYCLES
-    run = settled_run(netlist, (nets, bits), expected, begins - 1, skip=RESET_CYCLES)
+    opened = None
+    if subject.gate is not None:
+        opened = np.concatenate([np.ones(RESET_CYCLES, np.uint8), ports.bits(subject.gate)[:, 0]])
+    run = settled_run(netlist, (nets, bits), expected, begins - 1, skip=RESET_CYCLES, open_bits=opened)
     if run.wrong is not None:
         raise FablessError(_differs(synthesis, run.wrong, netlist))
     cycle = cycle_energy(netlist, synthesis.timing, [float(t) / run.n_cycles for t in run.toggles])
-    glitches = _glitches(synthesis, run.states, (nets, bits), begins)
+    glitches = _glitches(synthesis, run.states, (nets, bits), begins, opened)
     data_j = (cycle.switching_j + cycle.internal_j) * run.n_cycles
     n = int(done.sum())
     settled = data_j / n + cycle.clock_j / subject.per_cycle if n else None
@@ -96,7 +100,7 @@ def launch_energy(synthesis: Synthesis, subject: Subject, recording: Recording, 
 
 
 def _differs(synthesis: Synthesis, wrong: tuple[int, int], netlist: Netlist) -> str:
-    bits = [f"{name}[{i}]" for name, nets in netlist.outputs.items() if not name.endswith((".rst", "clk", "rst")) for i in range(len(nets))]
+    bits = [f"{name}[{i}]" for name, nets in netlist.data(netlist.outputs).items() for i in range(len(nets))]
     return (
         f"{synthesis.block} for {synthesis.kit}: gates and RTL differ in cycle {wrong[0] - RESET_CYCLES} at {bits[wrong[1]]}; "
         "the netlist is wrong: report it with the Yosys version"
@@ -107,11 +111,10 @@ def _driven(netlist: Netlist, ports: Ports, place: str) -> tuple[NDArray[np.intp
     """Return the nets that are driven from outside and their bits `[cycles, nets]`, cycles of reset first."""
     nets: list[int] = []
     columns = []
-    for name, own in netlist.inputs.items():
-        if name not in {"clk", "rst"}:
-            nets += own
-            columns.append(ports.bits(f"{place}.{name}".lstrip(".")))
-    reset = netlist.inputs.get("rst", ())
+    for name, own in netlist.data(netlist.inputs).items():
+        nets += own
+        columns.append(ports.bits(f"{place}.{name}".lstrip(".")))
+    reset = netlist.resets
     columns.append(np.zeros((len(ports.packed), len(reset)), np.uint8))
     bits = np.concatenate(columns, axis=1)
     before = np.repeat(bits[:1], RESET_CYCLES, axis=0)  # what stands still while the host writes the program has run through every pipeline
@@ -123,22 +126,26 @@ def _expected(netlist: Netlist, ports: Ports, place: str) -> tuple[NDArray[np.in
     """Return the nets of all outputs and the bits that the RTL shows there."""
     nets: list[int] = []
     columns = [np.zeros((len(ports.packed), 0), np.uint8)]
-    for name, own in netlist.outputs.items():
-        if not name.endswith((".rst", "clk", "rst")):
-            nets += own
-            columns.append(ports.bits(f"{place}.{name}".lstrip(".")))
+    for name, own in netlist.data(netlist.outputs).items():
+        nets += own
+        columns.append(ports.bits(f"{place}.{name}".lstrip(".")))
     bits = np.concatenate(columns, axis=1)
     return np.array(nets, np.intp), np.concatenate([np.zeros((RESET_CYCLES, bits.shape[1]), np.uint8), bits])
 
 
 def _glitches(
-    synthesis: Synthesis, states: NDArray[np.uint8], driven: tuple[NDArray[np.intp], NDArray[np.uint8]], begins: NDArray[np.int64]
+    synthesis: Synthesis,
+    states: NDArray[np.uint8],
+    driven: tuple[NDArray[np.intp], NDArray[np.uint8]],
+    begins: NDArray[np.int64],
+    opened: NDArray[np.uint8] | None,
 ) -> float:
     """Return data energy with glitches over that of settled values, on stretches that begin in cycles `begins` from `states` before them."""
     simulator = Simulator(synthesis.netlist, STREAMS // 64, synthesis.timing)
     simulator.resume(words(states.astype(bool)))
     for step in range(STRETCH):
-        simulator.drive(driven[0], words(driven[1][begins + step].astype(bool)))
+        is_open = None if opened is None else words(opened[begins + step - 1][:, None].astype(bool))[0]
+        simulator.drive(driven[0], words(driven[1][begins + step].astype(bool)), is_open)
     activity = simulator.activity()
     noisy, settled = (
         cycle_energy(synthesis.netlist, synthesis.timing, activity_rates(activity, glitches=glitches)) for glitches in (True, False)

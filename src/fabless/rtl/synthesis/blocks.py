@@ -115,6 +115,7 @@ _MODULES: Mapping[str, tuple[str, str, str, str]] = {
     "fl_tile.semaphores": ("semaphores", "32 counters between the queues", "token", "control"),
     "fl_tile.load": ("load", "reads memory, decodes formats, fills buffers", "byte", "noc"),
     "fl_tile.store": ("store", "encodes formats, writes memory", "byte", "noc"),
+    "fl_tile.counters": ("counters", "performance counters: where cycles go", "cycle", "control"),
     "fl_tile.net": ("net", "sends to and receives from other tiles", "cycle", "noc"),
     "fl_tile.mxu": ("mxu", "addresses and order of the matrix unit's steps, operand broadcast", "step", "matrix"),
     "fl_tile.vector": ("vector", "operands, order and results of the vector unit; its parts are listed apart", "element", "vector"),
@@ -129,7 +130,7 @@ _WHOLE = frozenset({"fl_lane", "fl_row"})
 class Subject:
     """Hold a block to synthesise: RTLIL by module, the block's own first; where its children stand (instance: module) and what they drive.
 
-    `places`: paths of its instances in the tile, empty for a block alone.
+    `places`: paths of its instances in the tile, empty for a block alone. `gate`: path of the enable of its clock's gate, where it has one.
     """
 
     name: str
@@ -142,6 +143,7 @@ class Subject:
     places: tuple[str, ...] = ()
     children: dict[str, str] = field(default_factory=dict)
     drives: dict[str, frozenset[str]] = field(default_factory=dict)
+    gate: str | None = None
 
     @property
     def module(self) -> str:
@@ -176,9 +178,17 @@ def tile_subjects(hierarchy: Hierarchy, tile: Tile) -> dict[str, Subject]:
         children = {} if whole else dict(hierarchy.below(module))
         found[name] = Subject(
             name, title, operation, _rate(name, tile), kind, hierarchy.closure(module) if whole else {module: hardware.text},
-            THOROUGH if name == "add" else LEAN, places[module], children, {m: frozenset(hierarchy.modules[m].outputs) for m in children.values()},
+            THOROUGH if name == "add" else LEAN, places[module], children,
+            {m: frozenset(hierarchy.modules[m].outputs) for m in children.values()}, _gate(hierarchy, places[module]),
         )  # fmt: skip
     return found
+
+
+def _gate(hierarchy: Hierarchy, places: tuple[str, ...]) -> str | None:
+    """Return the enable of the clock gate at the top in whose domain the last of the instances, the one within its own unit, stands."""
+    unit = places[-1].partition(".")[0]
+    gate = f"gate_{unit}"
+    return f"{gate}.enable" if unit and gate in hierarchy.modules[hierarchy.top].instances else None
 
 
 def _rate(name: str, tile: Tile) -> int:

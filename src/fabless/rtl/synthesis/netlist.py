@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 #: Nets 0 and 1 are the constants.
 ZERO, ONE = 0, 1
+#: A gate of the clock stands apart, as a memory does: what computes is the same with the gate open.
+_CLOCK_GATE = {"fl_clock_gate": frozenset({"gated"})}
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,25 @@ class Netlist:
     def instances(self) -> tuple[Instance, ...]:
         """Return all cells."""
         return (*self.flops, *self.gates)
+
+    @property
+    def resets(self) -> tuple[int, ...]:
+        """Return the nets of reset ports."""
+        return tuple(n for name, nets in self.inputs.items() if name == "rst" or (name.endswith("_rst") and "." not in name) for n in nets)
+
+    @property
+    def enables(self) -> dict[int, int]:
+        """Return the net that opens the gate of each gated clock net."""
+        gated = ((name.removesuffix(".gated"), nets) for name, nets in self.inputs.items() if name.endswith(".gated"))
+        return {nets[0]: self.outputs[f"{gate}.enable"][0] for gate, nets in gated}
+
+    def data(self, ports: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+        """Return ports without clocks and resets."""
+        return {
+            name: nets
+            for name, nets in ports.items()
+            if not name.endswith((".rst", "_rst")) and name != "rst" and not self.clocks & set(nets)
+        }
 
     @property
     def area_um2(self) -> float:
@@ -106,12 +127,12 @@ def read_netlist(text: str, top: str, library: Library, drives: Mapping[str, fro
             )
         else:
             children[name] = kind
-            driven = (drives or {}).get(kind)
+            driven = (drives or {}).get(kind, _CLOCK_GATE.get(kind))
             for port, bits in c["connections"].items():
                 comes_in = port.startswith("rd") if driven is None else port in driven
-                if port != "clk":
-                    ports["input" if comes_in else "output"][f"{name}.{port}"] = nets(bits)
+                ports["input" if comes_in else "output"][f"{name}.{port}"] = nets(bits)
     clocks = frozenset(f.pins[pin] for f in flops for pin in f.pins if f.cell.pins[pin].clock)
+    clocks |= {n for port, bits in ports["input"].items() if port.endswith((".gated", "clk")) for n in bits}
     names = {
         net(b): f"{n}[{i}]" if len(v["bits"]) > 1 else n
         for n, v in module["netnames"].items()

@@ -77,10 +77,9 @@ def record(stimulus: Stimulus, wanted: Mapping[str, Sequence[tuple[str, int]]]) 
         text, HARNESS.read_text(), top="fl_tile", defines={"FL_WIDTH": tile.memory_bytes_per_cycle}, optimise="-O0"
     )  # compiling costs more than some ten thousand cycles
     with tempfile.TemporaryDirectory(prefix="fabless-recording-") as name:
-        with Simulation(stimulus.program, len(stimulus.memory), executable=program, arguments=(f"+record={name}",)) as simulation:
-            simulation.memory[:] = stimulus.memory
-            cycles = simulation.launch(stimulus.parameters)
-            simulation.finish([cycles])
+        with Simulation((stimulus.program,), (len(stimulus.memory),), executable=program, arguments=(f"+record={name}",)) as simulation:
+            simulation.memories[0][:] = stimulus.memory
+            simulation.finish(simulation.launch((stimulus.parameters,)))
         blocks = {}
         for block, ports in wanted.items():
             blocks[block] = _read(Path(name) / f"{block}.hex", ports)

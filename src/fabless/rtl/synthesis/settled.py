@@ -13,6 +13,8 @@ from fabless.rtl.synthesis.netlist import ONE
 from fabless.rtl.synthesis.simulation import data_pin, function, inverts
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from numpy.typing import NDArray
 
     from fabless.rtl.synthesis.netlist import Netlist
@@ -30,26 +32,36 @@ class Settled:
 
 def settled_run(
     netlist: Netlist, inputs: tuple[NDArray[np.intp], NDArray[np.uint8]], expected: tuple[NDArray[np.intp], NDArray[np.uint8]],
-    chosen: NDArray[np.int64], *, skip: int,
+    chosen: NDArray[np.int64], *, skip: int, open_bits: NDArray[np.uint8] | None = None,
 ) -> Settled:  # fmt: skip
     """Run a netlist from all zeros: `inputs`: nets and their bits `[cycles, nets]`; `expected`: nets and what they settle to in each cycle.
 
+    `open_bits` `[cycles]`: whether the gate of the netlist's own clock is open, where it has one; gates inside follow their enables.
     Toggles count from cycle `skip` on, and expectations hold from there; `chosen`: cycles, rising, after which the state is kept.
     """
     pins, offsets, tables, outs = _gates(netlist)
-    flops = [
-        (f.pins[data_pin(f.cell)], f.pins[pin], inverts(f.cell, pin)) for f in netlist.flops for pin in f.cell.outputs if pin in f.pins
-    ]
-    d, q, inverted = (np.array([f[i] for f in flops], np.int64) for i in range(3))
+    flops = list(flop_pins(netlist))
+    d, q, inverted, enable = (np.array([f[i] for f in flops], np.int64) for i in range(4))
+    clock = np.ones(len(inputs[1]), np.uint8) if open_bits is None else open_bits
     values = np.zeros(netlist.n_nets, np.uint8)
     values[ONE] = 1
     toggles = np.zeros(netlist.n_nets, np.int64)
     states = np.zeros((len(chosen), netlist.n_nets), np.uint8)
     wrong = _run(
-        values, pins, offsets, tables, outs, d, q, inverted.astype(np.uint8), inputs[0].astype(np.int64), inputs[1], expected[0].astype(np.int64),
-        expected[1], chosen, states, toggles, skip,
+        values, pins, offsets, tables, outs, d, q, inverted.astype(np.uint8), enable, clock, inputs[0].astype(np.int64), inputs[1],
+        expected[0].astype(np.int64), expected[1], chosen, states, toggles, skip,
     )  # fmt: skip
     return Settled(toggles, len(inputs[1]) - skip, states, None if wrong[0] < 0 else (int(wrong[0]), int(wrong[1])))
+
+
+def flop_pins(netlist: Netlist) -> Iterator[tuple[int, int, bool, int]]:
+    """Yield (data net, output net, whether the output is the inverse, net that opens its clock's gate or -1) of every flip-flop's outputs."""
+    enables = netlist.enables
+    for f in netlist.flops:
+        clock = next(f.pins[p] for p in f.pins if f.cell.pins[p].clock)
+        for pin in f.cell.outputs:
+            if pin in f.pins:
+                yield f.pins[data_pin(f.cell)], f.pins[pin], inverts(f.cell, pin), enables.get(clock, -1)
 
 
 def _gates(netlist: Netlist) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.uint8], NDArray[np.int64]]:
@@ -103,8 +115,8 @@ def _settle(values: Any, pins: Any, offsets: Any, tables: Any, outs: Any, toggle
 
 @njit(cache=True)
 def _run(
-    values: Any, pins: Any, offsets: Any, tables: Any, outs: Any, d: Any, q: Any, inverted: Any, in_nets: Any, in_bits: Any, out_nets: Any,
-    out_bits: Any, chosen: Any, states: Any, toggles: Any, skip: int,
+    values: Any, pins: Any, offsets: Any, tables: Any, outs: Any, d: Any, q: Any, inverted: Any, enable: Any, clock: Any, in_nets: Any,
+    in_bits: Any, out_nets: Any, out_bits: Any, chosen: Any, states: Any, toggles: Any, skip: int,
 ) -> tuple[int, int]:  # fmt: skip
     """Run all cycles; return the first (cycle, output) that differs, or (-1, -1)."""
     taken = np.zeros(len(q), np.uint8)
@@ -113,7 +125,8 @@ def _run(
     _settle(values, pins, offsets, tables, outs, toggles, False)
     for t in range(len(in_bits)):
         for i in range(len(q)):
-            taken[i] = values[d[i]] ^ inverted[i]
+            is_open = values[enable[i]] if enable[i] >= 0 else (clock[t - 1] if t else 1)
+            taken[i] = values[d[i]] ^ inverted[i] if is_open else values[q[i]]
         for i in range(len(q)):
             if values[q[i]] != taken[i]:
                 values[q[i]] = taken[i]

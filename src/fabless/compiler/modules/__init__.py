@@ -1,0 +1,1 @@
+"""Modules that are no language model: from `model.module.Module` to one program of a tile."""
