@@ -24,10 +24,10 @@ class Ram:
         self.write = [WritePort(width // self.grain, bits, width, f"{name}_w{i}") for i in range(writes)]
         self.read = [ReadPort(bits, width, f"{name}_r{i}") for i in range(reads)]
 
-    def place(self, m: Module) -> None:
-        """Instantiate the memory in `m`."""
+    def place(self, m: Module, domain: str = "sync") -> None:
+        """Instantiate the memory in `m`, clocked by `domain`."""
         ports: dict[str, object] = {
-            "p_WIDTH": self.width, "p_DEPTH": self.depth, "p_GRAIN": self.grain, "p_BITS": index_bits(self.depth), "i_clk": ClockSignal(),
+            "p_WIDTH": self.width, "p_DEPTH": self.depth, "p_GRAIN": self.grain, "p_BITS": index_bits(self.depth), "i_clk": ClockSignal(domain),
         }  # fmt: skip
         for i, w in enumerate(self.write):
             ports |= {f"i_we{i}": w.enable, f"i_wa{i}": w.address, f"i_wd{i}": w.data}

@@ -77,11 +77,10 @@ def cache_directory() -> Path:
 
 
 def build(tile: Tile, *, optimise: str = QUICK) -> Path:
-    """Return the executable that simulates a tile, built if it is not kept already."""
+    """Return the executable that simulates a ring of a tile, of any length; built if it is not kept already."""
     require_tools()
-    return compile_verilog(
-        _verilog(tile), HARNESS.read_text(), top="fl_tile", defines={"FL_WIDTH": tile.memory_bytes_per_cycle}, optimise=optimise
-    )
+    defines = {"FL_WIDTH": tile.memory_bytes_per_cycle, "FL_LINK": tile.link_bytes_per_cycle}
+    return compile_verilog(_verilog(tile), HARNESS.read_text(), top="fl_tile", defines=defines, optimise=optimise)
 
 
 def _verilog(tile: Tile) -> str:
@@ -126,7 +125,7 @@ def compile_verilog(verilog: str, harness: str, *, top: str, defines: Mapping[st
         jobs = str(min(4, os.cpu_count() or 1))
         _run(
             ["make", "-j", jobs, "-C", "obj", "-f", f"V{top}.mk", "CFG_CXXFLAGS_PCH_I=-include", f"OPT_FAST={optimise}", "OPT_SLOW=-O0",
-             "OPT_GLOBAL=-O0"],  # the library's own files: what runs every cycle stands in its headers
+             "OPT_GLOBAL=-O1"],  # the library's own files: what runs every cycle stands in its headers
             directory, environment,
         )  # fmt: skip
         built = target.with_suffix(f".{os.getpid()}")
