@@ -76,23 +76,26 @@ def cache_directory() -> Path:
     return root / "fabless" / "rtl"
 
 
-def build(tile: Tile, *, optimise: str = QUICK) -> Path:
-    """Return the executable that simulates a tile, built if it is not kept already."""
+def build(tile: Tile, *, optimise: str = QUICK, flags: tuple[str, ...] = ()) -> Path:
+    """Return the executable that simulates a tile, built if it is not kept already; `flags` go to Verilator beside our own."""
     require_tools()
     from fabless.rtl.emit import tile_verilog
 
     return compile_verilog(
-        tile_verilog(tile), HARNESS.read_text(), top="fl_tile", defines={"FL_WIDTH": tile.memory_bytes_per_cycle}, optimise=optimise
-    )
+        tile_verilog(tile), HARNESS.read_text(), top="fl_tile", defines={"FL_WIDTH": tile.memory_bytes_per_cycle}, optimise=optimise,
+        more_flags=flags,
+    )  # fmt: skip
 
 
-def compile_verilog(verilog: str, harness: str, *, top: str, defines: Mapping[str, int | str], optimise: str) -> Path:
+def compile_verilog(
+    verilog: str, harness: str, *, top: str, defines: Mapping[str, int | str], optimise: str, more_flags: tuple[str, ...] = ()
+) -> Path:
     """Return the executable of a top module and a harness; kept by the digest of texts, flags and the simulator's version."""
     program = verilator()
     assert program is not None  # require_tools was called
     flags = [
         "--cc", "--exe", "--no-timing", "-O3", "--x-assign", "fast", "--x-initial", "fast", "--noassert", "-Wno-fatal", "-Wno-lint", "-Wno-style",
-        "--output-split", "8000", "--output-split-cfuncs", "1000", "--top-module", top, "--prefix", f"V{top}",
+        "--output-split", "8000", "--output-split-cfuncs", "1000", "--top-module", top, "--prefix", f"V{top}", *more_flags,
     ]  # fmt: skip
     flags += ["-CFLAGS", " ".join(f"-D{k}={v}" for k, v in sorted(defines.items()))] if defines else []
     environment = {**os.environ, "VERILATOR_ROOT": str(program.parent.parent)} if _package("verilator") else dict(os.environ)

@@ -7,11 +7,15 @@
 //   trace FILE        from now on write (cycle, queues that started an instruction) as two 8-byte integers for each such cycle; "-" ends it
 //   sync              answers "ready" when all before it is done
 //   run LIMIT         start, wait until done; answers "at CYCLES" now and then, at last "done CYCLES SECONDS" or "limit CYCLES SECONDS" (of processor time)
+//   coverage FILE     in a build with coverage: write what was covered so far, as Verilator's database
 //   quit
 //
 // Memory is a file that is mapped and shared with the caller. Bytes behind its end read as zero and are not written.
 #include "Vfl_tile.h"
 #include "verilated.h"
+#if VM_COVERAGE
+#include "verilated_cov.h"
+#endif
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -172,7 +176,11 @@ int main(int argc, char** argv) {
             const double seconds = double(clock() - begin) / CLOCKS_PER_SEC;
             printf("%s %llu %.6f\n", done ? "done" : "limit", (unsigned long long)b.top->cycles, seconds);
             fflush(stdout);
-        } else if (!strncmp(line, "quit", 4)) break;
+        }
+#if VM_COVERAGE
+        else if (sscanf(line, "coverage %4095s", name) == 1) b.context.coveragep()->write(name);
+#endif
+        else if (!strncmp(line, "quit", 4)) break;
         else { fprintf(stderr, "unknown command: %s", line); return 1; }
     }
     if (b.trace) fclose(b.trace);

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 #: latency, beats, cycles, refresh period, refresh: see `sim.dram.MemoryModel.numbers`.
 Numbers = tuple[int, int, int, int, int]
 IDEAL: Numbers = (1, 1, 1, 0, 0)
+#: Verilator's flags of a build that counts lines, branches and toggles; a database of each is `Simulation.coverage`'s.
+COVERAGE = ("--coverage-line", "--coverage-toggle")
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class RtlState:
 class Simulation:
     """Keep one simulated tile running: write its memory through `memory` (a shared map), launch, read results; a context manager."""
 
-    def __init__(self, program: Program, memory_bytes: int, *, memory_model: Numbers = IDEAL, optimise: str = QUICK) -> None:
+    def __init__(self, program: Program, memory_bytes: int, *, memory_model: Numbers = IDEAL, optimise: str = QUICK, flags: tuple[str, ...] = ()) -> None:
         check(program)
         self.program = program
         self.directory = tempfile.TemporaryDirectory(prefix="fabless-run-")
@@ -60,7 +62,7 @@ class Simulation:
             f.truncate(max(1, memory_bytes))
         self.memory: NDArray[np.uint8] = np.memmap(self.path / "memory", np.uint8, "r+")
         self.process = subprocess.Popen(
-            [build(program.tile, optimise=optimise), self.path / "memory", f"+dump={self.path}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            [build(program.tile, optimise=optimise, flags=flags), self.path / "memory", f"+dump={self.path}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             text=True, bufsize=1,
         )  # fmt: skip
         self.load(program)
@@ -106,6 +108,12 @@ class Simulation:
     def trace(self) -> None:
         """Keep from now on in which cycle each queue starts an instruction."""
         self._say(f"trace {self.path / 'trace'}")
+
+    def coverage(self, path: Path) -> None:
+        """Write what was covered so far, as Verilator's database; only in a build with `COVERAGE` among its flags."""
+        self._say(f"coverage {path}")
+        self._say("sync")
+        self._answer("coverage")
 
     def launch(self, parameters: NDArray[np.int32], *, limit: int = 1 << 40, progress: Callable[[int], None] | None = None) -> int:
         """Run the program once and return its cycles; `progress` hears now and then how many are over.
