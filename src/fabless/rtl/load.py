@@ -32,6 +32,9 @@ KINDS = {
     "vectors": {"v": LOAD_FORMATS["v"]},
 }
 
+#: The format that a decoder takes where it is none of the others.
+UNASKED = {"bytes": {"int8"}, "scales": {"e4m3"}, "vectors": {"e4m3"}}
+
 
 def weight_period_bytes(tile: Tile) -> int:
     """Return after how many bytes `Load.weight_data` repeats over the rows of a word."""
@@ -222,17 +225,18 @@ class Load(Elaboratable):
         for kind, taken in KINDS.items():
             domain = m.d[f"load_{kind}"]
             sizes = {min(unit_bytes(t, f, self.tile), b) for t, formats in taken.items() for f in formats}
-            held, place = state(8 * b, f"{kind}_beat"), state(log2(b), f"{kind}_place")
+            least = log2(min(sizes))
+            held, place = state(8 * b, f"{kind}_beat"), state(max(1, log2(b) - least), f"{kind}_place")
             with m.If(emit1 & (s1["sub"] == 0)):
                 domain += held.eq(row_beat)
-            domain += place.eq(s1["sub"] << self.log_chunk)
-            least = log2(min(sizes))
+            if least < log2(b):
+                domain += place.eq((s1["sub"] << self.log_chunk) >> least)
             chunk = self.chunk[kind] = Signal(8 * max(sizes), name=f"{kind}_chunk")
             moved: Value = held
             for level in range(least, log2(b)):
-                moved = Mux(place[level], moved[8 << level :], moved)
+                moved = Mux(place[level - least], moved[8 << level :], moved)
             m.d.comb += chunk.eq(moved)
-            names = sorted({f for formats in taken.values() for f in formats})
+            names = sorted({f for formats in taken.values() for f in formats} - UNASKED.get(kind, set()))
             self.formats[kind] = {f: state(1, f"{kind}_is_{f}") for f in names}
             domain += [is_f.eq(self.format == MEMORY_FORMATS.index(f)) for f, is_f in self.formats[kind].items()]
         self.parity, self.is_bytes = state(1, "parity2"), state(1, "is_bytes2")

@@ -158,8 +158,10 @@ class Vector(Elaboratable):
         begins = Mux(self.kind["rotate"], last_sub, sub == 0)
         m.d.sync += [
             self.valid1.eq(active & ~resting & begins), self.second_cycle1.eq(sub[0]), self.b_lane1.eq(self.b_row[:log_l]), group1.eq(group),
-            self.c_part1.eq(a_group[: log_r - log_l] if lanes < self.tile.rows else 0), self.group2.eq(group1),
+            self.group2.eq(group1),
         ]  # fmt: skip
+        if lanes < self.tile.rows:
+            m.d.sync += self.c_part1.eq(a_group[: log_r - log_l])
         self.bounds: list[Signal] = []
         for name, bound in (("low", self.low), ("high", self.high)):
             relative = Signal(signed(REGISTER_BITS + 3), name=f"{name}_relative", reset_less=True)

@@ -76,11 +76,11 @@ def cache_directory() -> Path:
     return root / "fabless" / "rtl"
 
 
-def build(tile: Tile, *, optimise: str = QUICK) -> Path:
-    """Return the executable that simulates a ring of a tile, of any length; built if it is not kept already."""
+def build(tile: Tile, *, optimise: str = QUICK, flags: tuple[str, ...] = ()) -> Path:
+    """Return the executable that simulates a ring of a tile, of any length; built if it is not kept already. `flags` go to Verilator beside our own."""
     require_tools()
     defines = {"FL_WIDTH": tile.memory_bytes_per_cycle, "FL_LINK": tile.link_bytes_per_cycle}
-    return compile_verilog(_verilog(tile), HARNESS.read_text(), top="fl_tile", defines=defines, optimise=optimise)
+    return compile_verilog(_verilog(tile), HARNESS.read_text(), top="fl_tile", defines=defines, optimise=optimise, more_flags=flags)
 
 
 def _verilog(tile: Tile) -> str:
@@ -101,13 +101,15 @@ def _verilog(tile: Tile) -> str:
     return kept.read_text()
 
 
-def compile_verilog(verilog: str, harness: str, *, top: str, defines: Mapping[str, int | str], optimise: str) -> Path:
+def compile_verilog(
+    verilog: str, harness: str, *, top: str, defines: Mapping[str, int | str], optimise: str, more_flags: tuple[str, ...] = ()
+) -> Path:
     """Return the executable of a top module and a harness; kept by the digest of texts, flags and the simulator's version."""
     program = verilator()
     assert program is not None  # require_tools was called
     flags = [
         "--cc", "--exe", "--no-timing", "-O3", "--x-assign", "fast", "--x-initial", "fast", "--noassert", "-Wno-fatal", "-Wno-lint", "-Wno-style",
-        "--output-split", "8000", "--output-split-cfuncs", "1000", "--top-module", top, "--prefix", f"V{top}",
+        "--output-split", "8000", "--output-split-cfuncs", "1000", "--top-module", top, "--prefix", f"V{top}", *more_flags,
     ]  # fmt: skip
     flags += ["-CFLAGS", " ".join(f"-D{k}={v}" for k, v in sorted(defines.items()))] if defines else []
     environment = {**os.environ, "VERILATOR_ROOT": str(program.parent.parent)} if _package("verilator") else dict(os.environ)

@@ -13,11 +13,15 @@
 //   link LATENCY      beats and credits arrive LATENCY cycles after they left
 //   run LIMIT         start all in one cycle, wait until all are done; answers "at CYCLES" now and then, at last "done SECONDS CYCLES..." or
 //                     "limit SECONDS CYCLES...": seconds of processor time, cycles of each tile
+//   coverage FILE     in a build with coverage: write what was covered so far, as Verilator's database
 //   quit
 //
 // Memory is a file that is mapped and shared with the caller. Bytes behind its end read as zero and are not written.
 #include "Vfl_tile.h"
 #include "verilated.h"
+#if VM_COVERAGE
+#include "verilated_cov.h"
+#endif
 #include <algorithm>
 #include <cstdint>
 #include <cstdio>
@@ -293,7 +297,11 @@ int main(int argc, char** argv) {
             for (Bench* one : ring) printf(" %llu", (unsigned long long)one->top->cycles);
             puts("");
             fflush(stdout);
-        } else if (!strncmp(line, "quit", 4)) break;
+        }
+#if VM_COVERAGE
+        else if (sscanf(line, "coverage %4095s", name) == 1) b.context.coveragep()->write(name);
+#endif
+        else if (!strncmp(line, "quit", 4)) break;
         else { fprintf(stderr, "unknown command: %s", line); return 1; }
     }
     for (Bench* b : ring) {

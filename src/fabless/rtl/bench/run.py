@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 #: latency, beats, cycles, refresh period, refresh, banks, bytes of a row, activate, precharge, row cycles: see `sim.dram.MemoryModel.numbers`.
 Numbers = tuple[int, ...]
 IDEAL: Numbers = (1, 1, 1, 0, 0, 0, 256, 0, 0, 0)
+#: Verilator's flags of a build that counts lines, branches and toggles; a database of each is `Simulation.coverage`'s.
+COVERAGE = ("--coverage-line", "--coverage-toggle")
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Simulation:
     def __init__(
         self, programs: Sequence[Program], memory_bytes: Sequence[int], *, memory_model: Numbers = IDEAL, link_latency_cycles: int = 1,
         optimise: str = QUICK, executable: Path | None = None, arguments: Sequence[str] = (),
+        flags: tuple[str, ...] = (),
     ) -> None:  # fmt: skip
         """Start the tiles of `programs`; `executable` in place of the one that is built for them, with more arguments."""
         if link_latency_cycles < 1:
@@ -71,7 +74,7 @@ class Simulation:
                 f.truncate(max(1, size))
         self.memories: list[NDArray[np.uint8]] = [np.memmap(file, np.uint8, "r+") for file in files]
         self.process = subprocess.Popen(
-            [executable or build(self.programs[0].tile, optimise=optimise), *files, f"+dump={self.path}", *arguments],
+            [executable or build(self.programs[0].tile, optimise=optimise, flags=flags), *files, f"+dump={self.path}", *arguments],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
         )  # fmt: skip
         self.load(programs)
@@ -136,6 +139,12 @@ class Simulation:
     def trace(self) -> None:
         """Keep from now on in which cycle each queue starts an instruction."""
         self._say_each(lambda i: f"trace {self.path / f'trace{i}'}")
+
+    def coverage(self, path: Path) -> None:
+        """Write what was covered so far, as Verilator's database; only in a build with `COVERAGE` among its flags."""
+        self._say(f"coverage {path}")
+        self._say("sync")
+        self._answer("coverage")
 
     def launch(
         self, parameters: Sequence[NDArray[np.int32]], *, limit: int = 1 << 40, progress: Callable[[int], None] | None = None
