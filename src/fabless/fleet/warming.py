@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 _WORK = "from fabless.fleet.warming import prepare; prepare()"
+_AFTERWARDS = "from fabless.fleet.warming import prepare_cycles; prepare_cycles()"
 
 
 def marker() -> Path:
@@ -19,9 +20,10 @@ def marker() -> Path:
     from importlib.metadata import version
 
     from fabless.core.digest import digest
+    from fabless.number import kernels, quantise
     from fabless.sim import machine
 
-    sources = sorted(Path(machine.__file__).parent.glob("machine*.py"))
+    sources = [*sorted(Path(machine.__file__).parent.glob("machine*.py")), Path(kernels.__file__), Path(quantise.__file__)]
     facts = [[p.name, p.stat().st_mtime_ns, p.stat().st_size] for p in sources]
     name = digest(
         {"sources": facts, "numba": version("numba"), "host": platform.node(), "processor": platform.processor(), "python": sys.version}
@@ -40,6 +42,18 @@ def prepare() -> None:
         write_text(marker(), "compiled\n")
     except InputError:
         return  # a read-only home: the next run prepares again
+    _begin(_AFTERWARDS)  # while the text streams: only the closing line needs it
+
+
+def prepare_cycles() -> None:
+    """Compile the cycle simulator, or load it from numba's cache."""
+    from dataclasses import replace
+
+    from fabless.program.assembler import assemble
+    from fabless.program.tile import TINY
+    from fabless.sim.cycles import time
+
+    time(assemble("halt", tile=replace(TINY, memory_bytes=256)))
 
 
 def start() -> subprocess.Popen[bytes] | None:
@@ -49,4 +63,8 @@ def start() -> subprocess.Popen[bytes] | None:
             return None
     except OSError:
         return None
-    return subprocess.Popen([sys.executable, "-c", _WORK], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    return _begin(_WORK)
+
+
+def _begin(work: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", work], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
