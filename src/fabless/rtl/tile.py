@@ -131,8 +131,7 @@ class TileTop(Block):
         chosen = Signal(lane_bits)
         codes = []
         m.d.sync += chosen.eq(sequencer.vector_address[:lane_bits])
-        # Memories tick when they are used; whether `store` reads in a cycle depends on memory's ready, which may come late: while it works.
-        gated(m, "vectors", load.vector_enable.any() | vector.write.any() | vector.a_read | vector.b_read | ~store.idle | sequencer.vector_read)
+        banks = []
         for i in range(lanes):
             bank = Ram(width=32, depth=words, writes=2, reads=4, name=f"vectors{i}")
             bank.place(m, "vectors")
@@ -148,13 +147,14 @@ class TileTop(Block):
                 bank.read[3].enable.eq(sequencer.vector_read), bank.read[3].address.eq(sequencer.vector_address >> lane_bits),
             ]  # fmt: skip
             codes.append(bank.read[3].data)
+            banks.append(bank.used)
+        # Whether `store` reads depends on memory's ready, which may come late in a cycle: tick as long as it works.
+        gated(m, "vectors", Cat(banks).any() | ~store.idle)
         m.d.comb += sequencer.vector_data.eq(Cat(codes).word_select(chosen, 32))
 
     def _activations(self, m: Module, load: Load, store: Store, mxu: Mxu, vector: Vector) -> None:
         """Place blocks and scales: writes from `load` and quant, reads of `gemm` and `store`."""
         depth = self.tile.activation_words
-        loads = load.activation_enable.any() | load.activation_scale_enable
-        gated(m, "activations", loads | vector.block_write | mxu.activation_read | ~store.idle)
         blocks = Ram(width=256, depth=depth, grain=128, writes=2, reads=2, name="activations")
         scales = Ram(width=16, depth=depth, writes=2, reads=2, name="activation_scales")
         for ram, enable, data, block in (
@@ -168,6 +168,7 @@ class TileTop(Block):
                 ram.write[1].data.eq(block), ram.read[0].enable.eq(mxu.activation_read), ram.read[0].address.eq(mxu.activation_address),
                 ram.read[1].enable.eq(store.read_enable), ram.read[1].address.eq(store.word_address),
             ]  # fmt: skip
+        gated(m, "activations", blocks.used | scales.used | ~store.idle)
         m.d.comb += [
             mxu.activation.eq(blocks.read[0].data), mxu.activation_scale.eq(scales.read[0].data), store.activation_data.eq(blocks.read[1].data),
             store.activation_scale_data.eq(scales.read[1].data),
