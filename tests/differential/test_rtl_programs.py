@@ -6,17 +6,17 @@ import pytest
 from fabless.core.errors import IllegalProgramError, UnsupportedError
 from fabless.program.assembler import assemble
 from fabless.program.isa import Queue
-from fabless.program.random_program import random_memory, random_program
+from fabless.program.random_program import random_memory, random_program, random_ring
 from fabless.program.sequence import parameter_words
 from fabless.program.tile import DEMO, DIE, TINY
-from fabless.sim.cycles import time
+from fabless.sim.cycles import time, time_ring
 from fabless.sim.dram import IDEAL, MemoryModel
-from fabless.sim.machine import interpret, launch
+from fabless.sim.machine import launch, run_ring
 
 pytest.importorskip("amaranth", reason="the RTL needs the extra 'rtl'")
 
 from fabless.rtl.bench.build import tools
-from fabless.rtl.bench.run import run_rtl
+from fabless.rtl.bench.run import run_ring_rtl, run_rtl
 
 pytestmark = pytest.mark.skipif(
     not all(t.found for t in tools()), reason=f"not installed: {', '.join(t.name for t in tools() if not t.found)}; see 'fabless doctor'"
@@ -32,8 +32,7 @@ MODELS = (
 def left_by_machine(program, memory, words):
     state = launch(program, memory.copy())
     state.parameters[:] = words
-    for _ in interpret(program, state, [], []):
-        pass
+    run_ring([(program, state)], fast=False)
     return state
 
 
@@ -50,11 +49,16 @@ def differences(state, rtl):
 
 def drawn(seed, tile=TINY, length=40):
     rng = np.random.default_rng(seed)
-    program = random_program(tile, rng, length, net=False)
+    program = random_program(tile, rng, length)
+    return program, *filled(program, rng)
+
+
+def filled(program, rng):
+    """Return memory and parameters of a random program."""
     memory = np.zeros(max(b.end for b in program.buffers), np.uint8)
     content = np.frombuffer(random_memory(rng), np.uint8)
     memory[: len(content)] = content
-    return program, memory, parameter_words(program, {"anything": rng.integers(-100, 300, 8)})
+    return memory, parameter_words(program, {"anything": rng.integers(-100, 300, 8)})
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -72,13 +76,35 @@ def test_every_instruction_starts_in_the_cycle_that_the_simulator_says(model):
     rtl, _ = run_rtl(program, memory, words, memory_model=model.numbers, trace=True)
     timing = time(program, None, words, model, keep=1 << 20)
     queues = np.array([int(i.queue) for i in program.instructions])[timing.pcs]
-    for queue in (Queue.LOAD, Queue.STORE, Queue.MXU, Queue.VPU):
+    for queue in (Queue.LOAD, Queue.STORE, Queue.MXU, Queue.VPU, Queue.NET):
         seen = rtl.starts[(rtl.starts[:, 1] >> np.uint64(queue)) & np.uint64(1) == 1, 0].astype(np.int64)
         assert seen.tolist() == timing.starts[queues == queue].tolist(), queue.name
 
 
+@pytest.mark.parametrize("latency", [1, 2, 7, 30])
+@pytest.mark.parametrize("n_tiles", [2, 3, 4])
+def test_a_ring_leaves_the_machines_bits_in_the_simulators_cycles(n_tiles, latency):
+    rng = np.random.default_rng(100 * n_tiles + latency)
+    programs = random_ring(TINY, rng, n_tiles)
+    given = [filled(program, rng) for program in programs]
+    model = MODELS[(n_tiles + latency) % len(MODELS)]
+    tiles = [(p, memory, words) for p, (memory, words) in zip(programs, given, strict=True)]
+    rtl = run_ring_rtl(tiles, memory_model=model.numbers, link_latency_cycles=latency, limit=1_000_000, trace=True)
+    states = [launch(p, memory.copy()) for p, memory, _ in tiles]
+    for state, (_, words) in zip(states, given, strict=True):
+        state.parameters[:] = words
+    run_ring(list(zip(programs, states, strict=True)), fast=False)
+    assert [differences(state, left) for state, left in zip(states, rtl, strict=True)] == [[]] * n_tiles
+    timings = time_ring(programs, [words for _, words in given], model, link_latency_cycles=latency, keep=1 << 20)
+    assert [t.cycles for t in timings] == [left.cycles[0] for left in rtl]
+    for program, left, timing in zip(programs, rtl, timings, strict=True):
+        net = np.array([i.queue == Queue.NET for i in program.instructions])[timing.pcs]
+        seen = left.starts[(left.starts[:, 1] >> np.uint64(Queue.NET)) & np.uint64(1) == 1, 0].astype(np.int64)
+        assert seen.tolist() == timing.starts[net].tolist()
+
+
 def test_a_flipped_instruction_bit_is_seen():
-    program, memory, words = drawn(3)
+    program, memory, words = drawn(4)
     state = left_by_machine(program, memory, words)
     at = next(n for n, i in enumerate(program.instructions) if i.mnemonic == "vec" and i.choice("reduce") == "none")
     lsb = program.instructions[at].spec.by_name["dst"].lsb
@@ -129,9 +155,6 @@ def test_registers_loops_parameters_and_reads():
 
 
 def test_what_cannot_run_is_refused_by_name():
-    program = assemble("send count=4\nrecv count=4\nhalt", tile=TINY)
-    with pytest.raises(UnsupportedError, match="sends between tiles, the RTL is of one tile; compile it for a chip with one core"):
-        run_rtl(program, np.zeros(64, np.uint8), np.zeros(4, np.int32))
     with pytest.raises(UnsupportedError, match=r"was made for tile \w+, this one is \w+; compile it for this chip"):
         run_rtl(assemble("halt", tile=TINY), np.zeros(64, np.uint8), np.zeros(4, np.int32), DEMO)
     with pytest.raises(UnsupportedError, match=r"64 vector lanes cannot be built in RTL.*use at most 32"):

@@ -46,6 +46,16 @@ def test_nvfp4_weights_write_on_the_tiny_tile_what_the_machine_writes():
     assert len(session.cycles) >= 3
 
 
+@pytest.mark.parametrize(("n_tiles", "partition"), [(2, "tensor"), (3, "tensor"), (2, "pipeline")])
+def test_a_ring_writes_the_same_text_with_every_tile_in_the_simulators_cycles(n_tiles, partition):
+    weights = open_weights("tinyshakes")
+    ids = open_tokenizer(weights).encode("ROMEO:\n")
+    options = {"n_tiles": n_tiles, "partition": partition, "context_tokens": 64}
+    with open_rtl_session(weights, TINY, memory_model=MemoryModel(20, 3, 4), link_latency_cycles=3, check=True, **options) as session:
+        written = list(session.generate(ids, 3))
+    assert written == list(open_session(weights, TINY, context_tokens=64).generate(ids, 3))
+
+
 def test_a_long_launch_tells_how_far_it_is_and_an_interrupt_ends_the_simulation():
     heard, weights = [], open_weights("tinyshakes")
 

@@ -8,6 +8,9 @@ from importlib.util import find_spec
 import pytest
 
 from fabless.cli import run as command
+from fabless.compiler.driver import compile as compile_model
+from fabless.model.weights import open_weights
+from fabless.program.tile import DEMO
 
 
 def said(capsys, *words: str) -> str:
@@ -82,9 +85,11 @@ def test_trace_shows_parts_an_instruction_and_queues(capsys, tmp_path):
 
 
 def test_trace_shows_the_machine_at_an_instruction_of_any_launch(capsys):
-    out = said(capsys, "trace", "--at", "60", "--launch", "3", "--visit", "2")
+    program = compile_model(open_weights("tinyshakes").decoder, DEMO).program()
+    at = next(i for i, item in enumerate(program) if item.mnemonic == "quant")
+    out = said(capsys, "trace", "--at", str(at), "--launch", "3", "--visit", "2")
     for part in (
-        "instruction 60, visit 2, launch 3: token",
+        f"instruction {at}, visit 2, launch 3: token",
         "registers",
         "semaphores",
         "vpu",
@@ -94,10 +99,20 @@ def test_trace_shows_the_machine_at_an_instruction_of_any_launch(capsys):
         "cache",
     ):
         assert part in out
-    second, third = (json.loads(said(capsys, "trace", "--at", "60", "--launch", n, "--json")) for n in ("2", "3"))
+    second, third = (json.loads(said(capsys, "trace", "--at", str(at), "--launch", n, "--json")) for n in ("2", "3"))
     assert second["instruction"] == third["instruction"]
     assert second["digests_before"]["cache"] != third["digests_before"]["cache"]
     assert second["digests_before"]["layers"] == third["digests_after"]["layers"]
+
+
+def test_trace_looks_at_any_stage_of_a_pipeline(capsys):
+    words = ("trace", "--tiles", "2", "--chips", "2", "--partition", "pipeline", "--tile", "1", "--weights", "nvfp4")
+    listed = json.loads(said(capsys, *words, "--json"))
+    arrival = next(e["pc"] for e in listed if e["mnemonic"] == "recv")
+    shown = json.loads(said(capsys, *words, "--at", str(arrival), "--json"))
+    assert (shown["tile"], shown["mnemonic"]) == (1, "recv")
+    assert any(shown["written"][0]["values"])
+    assert not any(shown["overwritten"][0]["values"])
 
 
 def test_trace_looks_into_any_program_and_finds_where_two_part(capsys, tmp_path):
@@ -119,7 +134,9 @@ def test_a_ring_over_chips_writes_what_one_tile_writes(capsys, partition):
     alone = json.loads(said(capsys, *words))
     ring = json.loads(said(capsys, *words, "--tiles", "2", "--chips", "2", "--partition", partition))
     assert ring["tokens"] == alone["tokens"]
-    assert (ring["cycles"] > alone["cycles"]) == (partition == "pipeline")  # one sequence: stages take turns
+    # one sequence: stages of a pipeline take turns, but for what a later one loads before its turn
+    assert ring["cycles"] > (0.9 if partition == "pipeline" else 0.5) * alone["cycles"]
+    assert ring["cycles"] < alone["cycles"]
     assert ring["mesh_utilisation"] < alone["mesh_utilisation"]
 
 

@@ -103,8 +103,10 @@ class _Control(Elaboratable):
             q: SimpleNamespace(
                 idle=Signal(name=f"idle_{q.name}"), go=Signal(), word=Signal(WORD_BITS), extra=Signal(rtl.sequencer.extra_bits(q))
             )
-            for q in (Q.LOAD, Q.STORE, Q.MXU, Q.VPU)
+            for q in Q
+            if q != Q.CTRL
         }
+        self.units[Q.NET].quiet = Signal()
         self.below, self.above = Signal(N_SEMAPHORES), Signal(N_SEMAPHORES)
 
     def elaborate(self, platform):
@@ -154,15 +156,14 @@ def control(rtl):
         "a signal that passes gives one token": s.semaphores.give.bit_select(which, 1) == any_signal,
     }
     for q, queue in s.queues.items():
-        name, unit = q.name.lower(), top.units.get(q)
-        busy = ~queue.empty if unit is None else ~queue.empty | ~unit.idle
+        name, unit = q.name.lower(), top.units[q]
+        busy = ~queue.empty | ~(unit.quiet if q == Q.NET else unit.idle)
         claims[f"all idle means that {name} is empty and idle"] = ~(top.sequencer.all_idle & busy)
         claims[f"popped tells of {name}"] = top.popped[q] == queue.popped
-        if unit is not None:
-            claims[f"{name} starts only when idle"] = ~unit.go | unit.idle
+        claims[f"{name} starts only when idle"] = ~unit.go | unit.idle
     seq = top.sequencer
     free = [seq.push, seq.word, *seq.extra.values(), seq.wait, seq.signal, seq.fired, top.below, top.above, which, waiter, signaller]
-    return m, [*free, *(u.idle for u in top.units.values())], claims
+    return m, [*free, *(u.idle for u in top.units.values()), top.units[Q.NET].quiet], claims
 
 
 PROOFS = (
@@ -202,8 +203,9 @@ PROOFS = (
             Mutant("tile", " & ((waiter.signal & semaphores.above) == 0)", "", "no signal passes a full semaphore"),
             Mutant("tile", "take | Mux(waiter.fired, waiter.wait, 0)", "take | waiter.wait", "a wait that passes takes one token"),
             Mutant("tile", "give | Mux(waiter.fired, waiter.signal, 0)", "Mux(waiter.fired, waiter.signal, give & 1)", "a signal that passes gives one token"),
-            Mutant("tile", "idle = idle & queue.empty & queue.idle", "idle = idle & queue.empty", "all idle means that load is empty and idle"),
-            Mutant("tile", "idle = idle & queue.empty & queue.idle", "idle = queue.idle & idle", "all idle means that net is empty and idle"),
+            Mutant("tile", "idle = idle & queue.empty & (unit.quiet if q == Name.NET else queue.idle)", "idle = idle & queue.empty", "all idle means that load is empty and idle"),
+            Mutant("tile", "idle & queue.empty & (unit.quiet if q == Name.NET else queue.idle)", "(unit.quiet if q == Name.NET else queue.idle) & idle", "all idle means that net is empty and idle"),
+            Mutant("tile", "(unit.quiet if q == Name.NET else queue.idle)", "queue.idle", "all idle means that net is empty and idle"),
             Mutant("tile", "unit.go.eq(queue.go)", "unit.go.eq(~queue.empty)", "mxu starts only when idle"),
             Mutant("tile", "self.popped[q].eq(queue.popped)", "self.popped[q].eq(queue.go)", "popped tells of store"),
         ),

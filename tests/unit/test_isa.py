@@ -135,7 +135,9 @@ def test_cycles_by_hand():
     assert of("load", target="v", format="bf16", count=64) == 4 + fill["LOAD_FILL"]  # 2 beats, but 16 lanes a cycle
     assert of("store", target="ab", format="int8", rows=64, stride=32) == 64 + fill["STORE_FILL"]
     assert beats(60, 8, 64) == 2
-    assert of("send", space="a", count=32) == 32 * 34 // 16 + fill["NET_FILL"]
+    assert of("send", space="a", count=5) == 5 * 3 + fill["SEND_FILL"]  # a word and its scale: 34 bytes in beats of 16
+    assert of("recv", count=33) == 9 + fill["RECV_FILL"]  # 4 elements a beat
+    assert of("recv", tile=TINY, count=33) == 9 + fill["RECV_FILL"]
 
 
 def test_a_read_queue_as_long_as_the_latency_hides_it_after_the_first_beat():

@@ -81,7 +81,8 @@ BREAKS = {
     "end without loop": ("halt", "end\nhalt", r"instruction 17 \(end\): structure: no loop is open; remove it"),
     "halt in a loop": ("halt", "loop count=2 length=1\nhalt\nend", r"instruction 18 \(halt\): structure: 1 loops are open; close them first"),
     "depth": ("halt", "loop\n" * 5 + "end\n" * 5 + "halt", r"instruction 21 \(loop\): depth: 5 loops nest, the sequencer has 4; unroll one"),
-    "parameter index": ("param x=1 at=0", "param x=1 at=9999", r"instruction 0: param reads word 9999 of 4096; keep inside parameter memory"),
+    "parameter index": ("param x=1 at=0", "param x=1 at=9999", r"instruction 0 \(param\): parameters: reads word 9999, which is of none; declare one, or keep inside"),
+    "parameter of none": ("param x=1 at=0", "param x=1 at=1", r"instruction 0 \(param\): parameters: reads word 1, which is of none"),
 }  # fmt: skip
 
 
@@ -126,6 +127,18 @@ def test_another_chip_objects():
 def test_too_many_instructions_object():
     with pytest.raises(IllegalProgramError, match=r"capacity: 18 instructions, the tile holds 4; use loops or another tile"):
         verify(replace(program(), tile=replace(TILE, instruction_words=4)))
+
+
+def test_an_index_that_reaches_another_parameter_objects():
+    """Both ends are in bounds, what lies between them is not: parameter `choice` 1 brings `far` with 5,000 where the ends bring 0 and 31."""
+    head = HEAD + ".parameter choice index=1 count=1 low=0 high=2\n.parameter far index=2 count=1 low=5000 high=5000\n"
+    head += ".parameter near index=3 count=1 low=0 high=31\n"
+    text = LEGAL.replace("    param x=1 at=0\n", "    param x=3 at=1\n    param x=1 at=1+x3\n")
+    with pytest.raises(
+        IllegalProgramError, match=r"instruction 1 \(param\): parameters: reads words of 'choice' and of 'near'; keep its index"
+    ):
+        verify(program(text, head))
+    verify(program(text.replace("at=1+x3", "at=0"), head))
 
 
 def test_constants_that_do_not_fit_object():

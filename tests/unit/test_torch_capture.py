@@ -12,7 +12,7 @@ import pytest
 from fabless.cli import run
 from fabless.compiler.modules.driver import compile_module
 from fabless.core.errors import InfeasibleError, InputError, UnsupportedError
-from fabless.program.tile import DEMO, TINY
+from fabless.program.tile import TINY
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install 'fabless[torch]'")
 from torch import nn  # noqa: E402  behind the skip
@@ -43,18 +43,23 @@ def of(function, *shapes, **modules):
     ("function", "shape", "words"),
     [
         (lambda m, x: torch.cumsum(x, 0), (3, 4), "no operation of the chip for cumsum in the module itself; supported operators: _softmax"),
-        (lambda m, x: m.inner(x), (1, 2, 8), "conv1d in inner"),
-        (lambda m, x: nn.functional.conv2d(x, torch.ones(4, 1, 1, 1), groups=4), (1, 4, 3, 3), r"conv2d in the module itself \(in 4 groups; use one group"),
+        (lambda m, x: m.inner(x), (1, 2, 3, 8, 8), "conv3d in inner"),
+        (lambda m, x: nn.functional.conv2d(x, torch.ones(64, 1, 1, 1), groups=64), (1, 64, 3, 3), r"\(in 64 groups; use at most 32"),
+        (lambda m, x: nn.functional.conv2d(x, torch.ones(1, 1, 2, 2), padding="same"), (1, 1, 3, 3), r"\(with padding 'same' of an even kernel; give numbers"),
+        (lambda m, x: nn.functional.conv2d(x, torch.ones(1, 1, 2, 2), dilation=2), (1, 1, 5, 5), r"\(dilated or transposed; use a plain convolution"),
+        (lambda m, x: nn.functional.conv1d(x, torch.ones(1, 2, 2)), (2, 5), r"conv1d in the module itself \(without a batch axis; add one"),
+        (lambda m, x: nn.functional.leaky_relu(x, 1.5), (2, 2), r"leaky_relu in the module itself \(with slope 1.5; use one from 0 to 1"),
+        (lambda m, x: nn.functional.celu(x, 2.0), (2, 2), "no operation of the chip for celu in the module itself"),
+        (lambda m, x: torch.div(x, 3, rounding_mode="floor"), (2, 2), r"\(with rounding mode 'floor'; divide without"),
         (lambda m, x: nn.functional.linear(x, x), (3, 3), r"linear in the module itself \(the weight is computed from an input; give a parameter\)"),
-        (lambda m, x: x**3, (2, 2), r"\(with exponent 3; multiply instead\)"),
+        (lambda m, x: x**4, (2, 2), r"\(with exponent 4; multiply instead\)"),
         (lambda m, x: nn.functional.avg_pool2d(x, 2, padding=1), (1, 1, 4, 4), r"other than of \[B, C, H, W\] with whole, undilated windows"),
         (lambda m, x: nn.functional.adaptive_avg_pool2d(x, 3), (1, 1, 4, 4), r"from \(4, 4\) to \(3, 3\); the sides must divide"),
-        (lambda m, x: nn.functional.layer_norm(x, (2, 2)), (3, 2, 2), r"over several axes; flatten them"),
     ],
 )  # fmt: skip
 def test_what_has_no_operation_is_refused_with_its_place(function, shape, words):
     with pytest.raises(UnsupportedError, match=words):
-        of(function, shape, inner=nn.Conv1d(2, 2, 1))
+        of(function, shape, inner=nn.Conv3d(2, 2, 1))
 
 
 def test_inputs_and_weights_are_checked():
@@ -65,6 +70,8 @@ def test_inputs_and_weights_are_checked():
     compiled = compile_module(module, TINY)
     with pytest.raises(InputError, match=r"input 'input' has shape \[2, 4\], the module was captured for \[3, 4\]; capture it again"):
         call(compiled, np.ones((2, 4), np.float32))
+    with pytest.raises(InputError, match="Linear: 2 inputs were given, it takes 1: input"):
+        call(compiled, *[np.ones((3, 4), np.float32)] * 2)
     with pytest.raises(InputError, match="input 'input': 1 values are NaN or infinite; give finite numbers"):
         call(compiled, np.array([[np.nan, 0, 0, 0]] * 1 + [[0] * 4] * 2, np.float32))
     with torch.no_grad():
@@ -85,16 +92,50 @@ def test_a_tile_that_is_too_small_is_named_with_the_operation():
         compile_module(module, replace(TINY, memory_bytes=4096))
     with pytest.raises(InfeasibleError, match=r"Sequential: \d+ instructions, program memory holds 32"):
         compile_module(module, replace(TINY, instruction_words=32))
-    product = of(lambda m, a, b: a @ b, (2, 3, 64), (2, 64, 3))
-    wide = replace(DEMO, rows=64, vector_lanes=64)
-    with pytest.raises(UnsupportedError, match="matmul: products of two computed tensors need at most 32 vector lanes, the tile has 64"):
-        compile_module(product, wide)
 
 
 def test_constants_are_held_once_and_what_depends_on_parameters_alone_is_computed_before():
     module = of(lambda m, x: x + m.w.weight.exp().sum() + m.w.weight.exp().sum(), (2, 2), w=nn.Linear(2, 2))
     assert [n.kind for n in module.nodes] == ["input", "constant", "binary", "binary"]
     assert len(module.constants) == 1
+
+
+def normed(layer, norm):
+    with torch.no_grad():
+        norm.running_mean.normal_()
+        norm.running_var.uniform_(0.5, 2.0)
+        norm.weight.uniform_(0.5, 2.0)
+        norm.bias.normal_()
+    return layer.eval(), norm.eval()
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize(
+    ("layer", "norm", "shape"), [(nn.Conv2d, nn.BatchNorm2d, (1, 2, 3, 3)), (nn.Linear, nn.BatchNorm1d, (4, 2))], ids=["conv", "linear"]
+)
+def test_a_batch_norm_is_folded_into_the_layer_that_it_alone_reads(layer, norm, shape, bias):
+    sizes = (2, 3, 1) if layer is nn.Conv2d else (2, 3)
+    layer, norm = normed(layer(*sizes, bias=bias), norm(3))
+    module = capture(nn.Sequential(layer, norm).eval(), (torch.randn(shape),))
+    (node,) = (n for n in module.nodes if n.kind != "input")
+    scale = (norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()).detach()
+    before = layer.bias.double() if bias else torch.zeros(3, dtype=torch.float64)
+    shift = norm.bias.double() + (before - norm.running_mean.double()) * scale
+    weight = layer.weight.double() * scale.reshape(-1, *[1] * (layer.weight.ndim - 1))
+    assert set(module.constants) == {node["weight"], node["bias"]}  # what was folded is not kept
+    assert np.array_equal(module.constants[node["weight"]], weight.detach().float().numpy())
+    assert np.allclose(module.constants[node["bias"]], shift.detach().numpy(), rtol=2.0**-23, atol=0)  # rounded once to binary32
+
+
+def test_a_batch_norm_whose_layer_is_read_twice_stays():
+    layer, norm = normed(nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3))
+
+    def twice(m, x):
+        y = m.layer(x)
+        return m.norm(y) + y
+
+    module = of(twice, (1, 2, 3, 3), layer=layer, norm=norm)
+    assert [n.kind for n in module.nodes] == ["input", "conv2d", "affine", "binary"]
 
 
 def test_every_kind_has_a_meaning_everywhere():

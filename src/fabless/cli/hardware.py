@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from fabless.program.tile import Tile
     from fabless.sim.dram import MemoryModel
 
+_TINY_TILES = 4
 Json = Annotated[bool, Parameter(name="--json", negative="")]
 
 
@@ -27,7 +28,11 @@ def rtl(
     prompt: Annotated[str, Parameter(name=["--prompt", "-p"])] = "ROMEO:\n",
     raw: bool = False,
     max_tokens: int = 16,
+    weights: str = "int8_block32",
+    head: str | None = None,
+    tiles: int = 1,
     latency_cycles: int | None = None,
+    link_latency_cycles: int = 1,
     memory: str = "latency",
     check: bool = False,
     json: Json = False,
@@ -37,19 +42,24 @@ def rtl(
     Args:
         chip: a chip.toml of dot-product rows, demo, or tiny (four rows).
         out: directory for tile.v, tile.h, registers.md and tile.svg; rtl-<chip> when neither this nor --run is given.
-        run: a model that the RTL runs in Verilator: tinyshakes, smollm2-135m, a GGUF file, a Hugging Face directory. Cycles are held against the
-            cycle simulator at every launch.
+        run: a model that the RTL runs in Verilator: tinyshakes, smollm2-135m, a GGUF file, a Hugging Face directory. Cycles of every tile are held
+            against the cycle simulator at every launch.
         prompt: what the model continues.
         raw: give the prompt as it is, not as a turn of a conversation.
         max_tokens: tokens to write at most.
+        weights: number format of the weights, as of 'fabless run'.
+        head: number format of the head and the token table, when it differs.
+        tiles: tiles of a ring that share the model, each with a memory of its own.
         latency_cycles: cycles until memory answers; the chip's DRAM latency when not given.
+        link_latency_cycles: cycles from a tile to the next.
         memory: ideal, latency (and share of bandwidth), or banks (as well rows, banks and refresh of the chip's standard).
         check: hold every byte of memory against the bit-exact machine after every launch.
         json: print JSON instead of text.
     """
-    name, tile, answers = described(chip, latency_cycles, memory)
+    name, tile, answers = described(chip, latency_cycles, memory, tiles)
     if run is not None:
-        _run(name, tile, answers, model=run, prompt=prompt, raw=raw, max_tokens=max_tokens, check=check, json=json)
+        options = {"n_tiles": tiles, "link_latency_cycles": link_latency_cycles, "format": weights, "head_format": head}
+        _run(name, tile, answers, options, model=run, prompt=prompt, raw=raw, max_tokens=max_tokens, check=check, json=json)
     if out is None and run is not None:
         return
     from fabless.rtl.documents import write_documents
@@ -61,8 +71,11 @@ def rtl(
         say_pairs([(str(p), si(p.stat().st_size, "B")) for p in written])
 
 
-def described(chip: str, latency_cycles: int | None, kind: str = "latency") -> tuple[str, Tile, MemoryModel]:
-    """Return a chip's name, its tile, and how its memory answers: its own latency or the one given; `tiny` has the demo chip's DRAM, 20 cycles away."""
+def described(chip: str, latency_cycles: int | None, kind: str = "latency", tiles: int = 1) -> tuple[str, Tile, MemoryModel]:
+    """Return a chip's name, its tile, and how its memory answers: its own latency or the one given; `tiny` has the demo chip's DRAM, 20 cycles away.
+
+    Raises `InputError` for more tiles than the chip has; `tiny` has four, each with such a DRAM.
+    """
     from dataclasses import replace
 
     from fabless.cli.execute import demo_chip, tile_of
@@ -71,7 +84,9 @@ def described(chip: str, latency_cycles: int | None, kind: str = "latency") -> t
 
     if latency_cycles is not None and latency_cycles < 1:
         raise InputError(f"--latency-cycles must be at least 1, not {latency_cycles}")
-    description, tile = (demo_chip(), TINY) if chip == "tiny" else tile_of(chip, 1)
+    if chip == "tiny" and not 1 <= tiles <= _TINY_TILES:
+        raise InputError(f"--tiles {tiles}: chip 'tiny' has {_TINY_TILES} tiles; give 1 to {_TINY_TILES}")
+    description, tile = (demo_chip(), TINY) if chip == "tiny" else tile_of(chip, tiles)
     cycles = latency_cycles or (20 if chip == "tiny" else None)
     model = memory_model_of(description, tile, kind)
     if cycles is not None and kind != "ideal":
@@ -79,9 +94,14 @@ def described(chip: str, latency_cycles: int | None, kind: str = "latency") -> t
     return "tiny" if chip == "tiny" else description.name, tile, model
 
 
+def ring_of(n: int) -> str:
+    """Return what so many tiles are called."""
+    return "one tile" if n == 1 else f"a ring of {n} tiles"
+
+
 def _run(
-    name: str, tile: Tile, memory: MemoryModel, *, model: str, prompt: str, raw: bool, max_tokens: int, check: bool, json: bool
-) -> None:
+    name: str, tile: Tile, memory: MemoryModel, options: dict[str, Any], *, model: str, prompt: str, raw: bool, max_tokens: int, check: bool, json: bool
+) -> None:  # fmt: skip
     from fabless.cli.execute import clear, note, prompt_ids
     from fabless.fleet.on_rtl import open_rtl_session
     from fabless.model.tokenizer import open_tokenizer
@@ -103,7 +123,7 @@ def _run(
         note(f"launch {launch}: {si(at, 'cycles')} of {si(cycles, 'cycles')}")
 
     with open_rtl_session(
-        weights, tile, memory_model=memory, check=check, prompt_tokens=len(ids), say=None if json else note, progress=progress
+        weights, tile, memory_model=memory, check=check, prompt_tokens=len(ids), say=None if json else note, progress=progress, **options
     ) as session:
         clear()
         for token in session.generate(ids, max_tokens, end_ids=tokenizer.end_ids):
@@ -114,13 +134,14 @@ def _run(
     if json:
         say_json({
             "text": "".join(text), "tokens": tokens, "cycles": cycles, "cycles_by_launch": launches, "simulated_cycles": cycles, "fidelity": "rtl",
-            "machine_checked": check, "chip": name, "model": weights.decoder.name, "host_s": seconds, "host_cycles_per_s": cycles / seconds,
+            "machine_checked": check, "chip": name, "tiles": options["n_tiles"], "link_latency_cycles": options["link_latency_cycles"], "model": weights.decoder.name,
+            "host_s": seconds, "host_cycles_per_s": cycles / seconds,
         })  # fmt: skip
         return
     say()
     say()
     say(
-        f"written by the RTL of one tile of '{name}' in Verilator: {len(tokens)} tokens, {cycles:,} cycles, equal to the cycle simulator's"
+        f"written by the RTL of {ring_of(options['n_tiles'])} of '{name}' in Verilator: {len(tokens)} tokens, {cycles:,} cycles, equal to the cycle simulator's"
         + (", memory equal to the machine's" if check else "")
         + f" ({si(seconds, 's')} of processor time, {si(cycles / seconds, 'cycles/s')})"
     )

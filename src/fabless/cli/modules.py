@@ -33,6 +33,7 @@ def run_module(source: str, chip: Chip, tile: Tile, *, json: bool) -> None:
     from fabless.compiler.modules.driver import compile_module
     from fabless.fleet.module_run import call, cycles_by_operation
     from fabless.model.torch_capture import capture
+    from fabless.program.verify import verify
     from fabless.sim.dram import memory_model_of
 
     module, inputs, name = _opened(source)
@@ -40,6 +41,7 @@ def run_module(source: str, chip: Chip, tile: Tile, *, json: bool) -> None:
     captured = capture(module, inputs, name)
     compiled = compile_module(captured, tile)
     compiled_s = time.monotonic() - began
+    verify(compiled.program)
     tensors = call(compiled, *(t.detach().numpy() for t in inputs))
     exact = _outputs(module, inputs)
     cycles, operations = cycles_by_operation(compiled, memory_model_of(chip, tile))
@@ -66,7 +68,7 @@ def run_module(source: str, chip: Chip, tile: Tile, *, json: bool) -> None:
         say(f"output {e['output']} {e['shape']}: at most {e['greatest_error']:.3g} from PyTorch, whose greatest is {e['greatest']:.3g}")
     say(
         f"{name} on 1 tile of '{chip.name}' ({chip.process}, {si(chip.clock_hz, 'Hz')}): {len(compiled.program):,} instructions, {cycles:,} cycles = "
-        f"{si(cycles / chip.clock_hz, 's')}, mesh {busy:.1%} busy (fidelity: cycle; bits exact)"
+        f"{si(cycles / chip.clock_hz, 's')}, mesh {busy:.1%} busy (fidelity: cycle; bits exact, program proven legal)"
     )
 
 

@@ -33,19 +33,11 @@ class RunCost:
 
 
 def _launch(session: Session, launched: Launched, memory: MemoryModel) -> tuple[int, Counters]:
-    """Return cycles of a launch and the events of all tiles: stages of a pipeline one after the other, else all tiles alike and at once."""
+    """Return cycles of a launch, of the tile of the ring that takes longest, and the events of all tiles."""
     from fabless.sim.cycles import simulate
 
-    compiled, parameters = session.compiled, session.examples[launched]
-    programs = compiled.programs[launched.shape]
-    first = simulate(programs[0], None, parameters, memory)
-    if compiled.layouts[0].part.partition != "pipeline":
-        return int(first.cycles), first.counters.scaled(len(programs))
-    cycles, counters = int(first.cycles), first.counters
-    for program in programs[1:]:
-        stage = simulate(program, None, parameters, memory)
-        cycles, counters = cycles + int(stage.cycles), counters + stage.counters
-    return cycles, counters
+    trace = simulate(session.compiled.programs[launched.shape], None, session.examples[launched], memory)
+    return int(trace.cycles), trace.counters
 
 
 def run_cost(session: Session, chip: Chip, *, n_chips: int = 1) -> RunCost:

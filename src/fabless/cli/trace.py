@@ -13,7 +13,7 @@ from fabless.cli.say import say, say_json, say_ops, say_pairs, say_table
 from fabless.core.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from fabless.chip.chip import Chip
     from fabless.program.isa import Instruction
     from fabless.program.program import Program
+    from fabless.program.tile import Tile
     from fabless.sim.debugger import Moment, Value
     from fabless.sim.dram import MemoryModel
     from fabless.sim.machine import State
@@ -30,9 +31,10 @@ _QUEUE_SHOWN = 6
 
 @dataclass(frozen=True)
 class _Source:
-    """Hold one launch: the ring's programs with the states that it starts from, the parameters, the memory model, and what was launched."""
+    """Hold one launch: the ring's programs, the states that it starts from (none where nothing runs), parameters, memory model, what is launched."""
 
-    tiles: list[tuple[Program, State]]
+    programs: Sequence[Program]
+    states: list[State]
     parameters: dict[str, object]
     memory: MemoryModel
     what: str
@@ -49,6 +51,7 @@ def trace(
     around: int = 4,
     chip: str = "demo",
     tiles: int = 1,
+    chips: int = 1,
     tile: int = 0,
     partition: str = "tensor",
     weights: str = _FORMAT,
@@ -73,7 +76,8 @@ def trace(
         values: numbers shown of each operand.
         around: instructions listed before and after.
         chip: a chip.toml, or demo, when the source is a model.
-        tiles: tiles of the chip that share the model.
+        tiles: tiles that share the model, in one ring.
+        chips: chips that the ring spans.
         tile: the tile of the ring that is looked at.
         partition: how tiles share the model: tensor, pipeline or expert.
         weights: number format of a model's weights.
@@ -91,14 +95,13 @@ def trace(
         return
     if is_file:
         found = _program_source(Path(source), memory, settings or [], launch)
-    elif at is None:
-        found = _model_source(source, chip, tiles, partition)
     else:
         options = {"n_tiles": tiles, "partition": partition, "format": weights, "head_format": head}
-        found = _running_model(source, chip, launch=launch, prompt=prompt, options=options)
-    if not 0 <= tile < len(found.tiles):
-        raise InputError(f"--tile {tile}: the ring has tiles 0 to {len(found.tiles) - 1}")
-    program = found.tiles[tile][0]
+        place = tile_of(chip, tiles, chips)
+        found = _model(source, place, options) if at is None else _running_model(source, place, options, launch=launch, prompt=prompt)
+    if not 0 <= tile < len(found.programs):
+        raise InputError(f"--tile {tile}: the ring has tiles 0 to {len(found.programs) - 1}")
+    program = found.programs[tile]
     if at is not None and not 0 <= at < len(program):
         raise InputError(f"--at {at}: the program has instructions 0 to {len(program) - 1}")
     if at is None:
@@ -126,7 +129,7 @@ def _perfetto(program: Program, source: _Source, path: Path, *, json: bool) -> N
     from fabless.core.files import write_text
     from fabless.sim.timeline import perfetto_text, timeline
 
-    write_text(path, perfetto_text(program, timeline(program, source.parameters, source.memory)))
+    write_text(path, perfetto_text(program, timeline(program, source.parameters, source.memory, ring=source.programs)))
     if not json:
         say(f"{path}: open it at ui.perfetto.dev")
 
@@ -135,24 +138,25 @@ def _overview(program: Program, source: _Source, *, json: bool) -> None:
     from fabless.sim.cycles import simulate
     from fabless.sim.timeline import timeline
 
+    ring = source.programs
     if json:
         say_json([
             {
                 "pc": e.item.pc, "queue": e.item.queue.name.lower(), "mnemonic": e.item.mnemonic, "op": e.op, "begin": e.begin, "cycles": e.cycles,
                 "operands": dict(e.item.operands),
             }
-            for e in timeline(program, source.parameters, source.memory)
+            for e in timeline(program, source.parameters, source.memory, ring=ring)
         ])  # fmt: skip
         return
-    say_ops(simulate(program, None, source.parameters, source.memory))
+    say_ops(simulate(ring, None, source.parameters, source.memory, shown=next(i for i, p in enumerate(ring) if p is program)))
 
 
 def _moment(source: _Source, at: int, visit: int, tile: int, *, around: int, shown: int, json: bool) -> None:
     from fabless.program.assembler import line, listing
     from fabless.sim.debugger import look, queues
 
-    m = look(source.tiles, at, visit=visit, index=tile)
-    begin, end, held = queues(m, source.parameters, source.memory)
+    m = look(list(zip(source.programs, source.states, strict=True)), at, visit=visit, index=tile)
+    begin, end, held = queues(m, source.parameters, source.memory, source.programs)
     item = m.program.instructions[at]
     if json:
         say_json({
@@ -228,25 +232,21 @@ def _shown(v: Value, shown: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _model_source(source: str, chip: str, tiles: int, partition: str) -> _Source:
+def _model(source: str, place: tuple[Chip, Tile], options: dict[str, Any]) -> _Source:
     """Compile a model's decode; no weights are read."""
     from fabless.compiler.driver import Shape
     from fabless.compiler.driver import compile as compiled_of
     from fabless.compiler.launch import Segment
     from fabless.model.weights import open_weights
     from fabless.sim.dram import IDEAL
-    from fabless.sim.machine import State
 
     decoder = open_weights(source).decoder
-    compiled = compiled_of(
-        decoder, tile_of(chip, tiles)[1], context_tokens=min(decoder.context_tokens, 2048), n_tiles=tiles, partition=partition
-    )
+    compiled = compiled_of(decoder, place[1], context_tokens=min(decoder.context_tokens, 2048), **options)
     parameters = compiled.parameters(Shape(1, 1), [Segment([0], 0, range(compiled.layouts[0].n_pages))])
-    empty: Any = State
-    return _Source([(p, empty) for p in compiled.programs[Shape(1, 1)]], parameters, IDEAL, "launch 1")
+    return _Source(compiled.programs[Shape(1, 1)], [], parameters, IDEAL, "launch 1")
 
 
-def _running_model(source: str, chip: str, *, launch: int, prompt: str | None, options: dict[str, Any]) -> _Source:
+def _running_model(source: str, place: tuple[Chip, Tile], options: dict[str, Any], *, launch: int, prompt: str | None) -> _Source:
     """Open a model, run the launches before the one asked for, and return the states that it starts from."""
     from fabless.compiler.launch import Segment
     from fabless.compiler.partition import PAGE_KEYS, Shape, ceil
@@ -257,19 +257,18 @@ def _running_model(source: str, chip: str, *, launch: int, prompt: str | None, o
     from fabless.sim.machine import launch as launched
 
     opened = open_weights(source)
-    description: Chip
-    description, tile = tile_of(chip, options["n_tiles"])
     ids = prompt_ids(open_tokenizer(opened), prompt if prompt is not None else _EMBEDDED_PROMPT, raw=prompt is None)
-    session = open_session(opened, tile, chunk=1, **options)
+    session = open_session(opened, place[1], chunk=1, **options)
     session.require_room(launch)
     shape, pages, token = Shape(1, 1), range(ceil(session.context_tokens, PAGE_KEYS)), ids[0]
     for position in range(launch - 1):
         logits = session.step(shape, [Segment([token], position, pages)])[0]
         token = ids[position + 1] if position + 1 < len(ids) else int(logits.argmax())
     parameters = session.compiled.parameters(shape, [Segment([token], launch - 1, pages)])
-    states = [(p, launched(p, m, None, parameters)) for p, m in zip(session.compiled.programs[shape], session.memories, strict=True)]
+    programs = session.compiled.programs[shape]
+    states = [launched(p, m, None, parameters) for p, m in zip(programs, session.memories, strict=True)]
     what = f"launch {launch}: token {token} at position {launch - 1}"
-    return _Source(states, parameters, memory_model_of(description, tile), what)
+    return _Source(programs, states, parameters, memory_model_of(*place), what)
 
 
 def _program_source(path: Path, memory: Path | None, given: list[str], launch: int) -> _Source:
@@ -282,7 +281,7 @@ def _program_source(path: Path, memory: Path | None, given: list[str], launch: i
     parameters, held = _parameters(program, given), _memory(program, memory)
     for _ in range(launch - 1):
         held = execute(program, held, None, parameters).memory
-    return _Source([(program, launched(program, held, None, parameters))], parameters, IDEAL, f"launch {launch}")
+    return _Source([program], [launched(program, held, None, parameters)], parameters, IDEAL, f"launch {launch}")
 
 
 def _memory(program: Program, path: Path | None) -> NDArray[np.uint8]:

@@ -31,25 +31,34 @@ def attention(step: Step) -> int:
     from fabless.compiler.step import ahead
 
     e = step.e
+    loaded = ahead(step, "o", "rotary", most=1) if not step.layout.decoder.qk_norm else 0  # else the norms of q and k come first
     e.label("rotary")
     e.wait("vpu", "c_ready")
     source = _source(step)
     _kind(step)
     _rotated(step, source, "k")
     _quantised_kv(step, source)
+    several = len(step.layout.kinds) > 1
+    e.set("ks", of="kind" if several else None, times=step.shape.segments)
     if source[0] == "c":  # the mesh still multiplies q
         e.label("kv_store")
         _store(step)
+        e.label("attention.ahead")
+        e.wait("load", "kv_stored")
+        _first_page(step, 0)
         e.label("rotary.q")
         e.wait("vpu", "c_ready")
-    _rotated(step, source, "q")
-    _quantised_q(step)
-    loaded = ahead(step, "o", "rotary", most=1)
+    for h in _query_sets(step):
+        _rotated(step, source, "q", sets=(h, len(_query_sets(step))))
+        _quantised_q(step, h)
+    if step.layout.decoder.qk_norm:
+        loaded = ahead(step, "o", "rotary", most=1)
     if source[0] == "v":
         e.label("kv_store")
         _store(step)
+        e.wait("load", "kv_stored")
+        _first_page(step, 0)
     e.label("attention")
-    e.wait("load", "kv_stored")
     e.wait("mxu", "a_ready")
     _segments(step)
     _gathered(step)
@@ -103,13 +112,21 @@ def _columns(step: Step, first: int, count: int, width: int, row: int) -> list[t
     return [(h, first + h * width, step.shape.rows, row // BLOCK) for h in range(count)]
 
 
-def _rotated(step: Step, source: tuple[str, int, int], name: str) -> None:
-    """Write the rotated heads of q or k to V "heads" `[head][row][H]`."""
+def _query_sets(step: Step) -> range:
+    """Return the first KV head of each set of queries that is given to the mesh by itself: many rows of one sequence start set by set."""
+    n = step.layout.share.n_kv_heads
+    apart = step.shape.segments == 1 and step.shape.rows > 1 and not step.layout.decoder.qk_norm
+    return range(0, n, step.heads if apart else n)
+
+
+def _rotated(step: Step, source: tuple[str, int, int], name: str, sets: tuple[int, int] = (0, 1)) -> None:
+    """Write the rotated heads of q or k to V "heads" `[head][row][H]`; of q the set from KV head sets[0] on, one of sets[1]."""
     e, s, d, v = step.e, step.layout.share, step.layout.decoder, step.places.v
     space, first, row = source
     rows, head = step.shape.rows, s.head
     before, count = (0, s.n_heads) if name == "q" else (s.n_heads, s.n_kv_heads)
     first += s.n_kv_heads * (head + s.value) if name == "q" else 0
+    before, first, count = before + sets[0] * s.group, first + sets[0] * s.group * head, count // sets[1]
     if d.qk_norm:
         _head_norm(step, (space, first, row), name, before, count)
     for h, at, n, stride in _columns(step, first, count, head, row):
@@ -121,14 +138,15 @@ def _rotated(step: Step, source: tuple[str, int, int], name: str) -> None:
         e("rotate", rows=n, len=d.d_head, dst=out, dst_stride=head // BLOCK, **place, **turn)
 
 
-def _quantised_q(step: Step) -> None:
-    """Write the queries in int8 to A "q"."""
+def _quantised_q(step: Step, h: int) -> None:
+    """Write the queries of the set from KV head h on in int8 to A "q"."""
     from fabless.compiler.step import quantised
 
     e, s, v = step.e, step.layout.share, step.places.v
     rows, head = step.shape.rows, s.head
-    for at in range(0, s.n_heads * rows, _MAX_ROWS):
-        n = min(_MAX_ROWS, s.n_heads * rows - at)
+    begin, end = h * s.group * rows, (h + _query_sets(step).step) * s.group * rows
+    for at in range(begin, end, _MAX_ROWS):
+        n = min(_MAX_ROWS, end - at)
         source: Operands = {"a": v["heads"] + at * head, "a_stride": head // BLOCK, "pre": "mul", **step.constant("query_scale")}
         quantised(step, "q", source, rows=n, length=step.layout.decoder.d_head, offset=at * s.head_blocks, dst_stride=s.head_blocks)
     e.signal("vpu", "a_ready")
@@ -206,8 +224,6 @@ def _store(step: Step) -> None:
 def _segments(step: Step) -> None:
     """Take the segments one after the other; the first scores of each are asked for while the one before is mixed."""
     e, s, shape = step.e, step.layout.share, step.shape
-    several = len(step.layout.kinds) > 1
-    e.set("ks", of="kind" if several else None, times=shape.segments)
     e.set("sq")
     e.set("sm")
     _first(step, 0)
@@ -232,12 +248,30 @@ def _segment(step: Step, *, last: bool) -> None:
         following = h + step.heads
         more = following < step.layout.share.n_kv_heads
         if more or not last:
+            _first_page(step, following if more else 0, later=int(not more))
             _first(step, following if more else 0, later=int(not more))
         _second_pass(step, h)
         if more:  # while the mesh mixes the last span
             _begin(step, following)
             _first_pass(step, following)
         _finish(step, h)
+        if _mixed_by_set(step):
+            _quantised_mixed(step, h)
+
+
+def _mixed_by_set(step: Step) -> bool:
+    """Tell whether mixed values are quantised set by set: those of one sequence, on one tile, in whole blocks of unpadded heads."""
+    s, d = step.layout.share, step.layout.decoder
+    return step.shape.segments == 1 and s.n_tiles == 1 and s.head == d.d_head and step.heads * s.group * d.d_head % BLOCK == 0
+
+
+def _quantised_mixed(step: Step, h: int) -> None:
+    from fabless.compiler.step import quantised
+
+    s, blocks = step.layout.share, step.layout.matrices["o"].blocks
+    own: Operands = {"a": step.places.v["mixed"] + h * s.group * s.head, "a_stride": s.n_heads * s.head // BLOCK}
+    length, offset = step.heads * s.group * s.head, h * s.group * s.head // BLOCK
+    quantised(step, "mixed", own, rows=step.shape.rows, length=length, offset=offset, dst_stride=blocks)
 
 
 def _first_pass(step: Step, h: int) -> None:
@@ -365,12 +399,19 @@ def _page_taken(step: Step) -> None:
 
 def _first(step: Step, h: int, later: int = 0) -> None:
     """Multiply the queries of the heads from h on with the first page of keys, into a place of its own; of this segment or one `later`."""
+    if h and len(_query_sets(step)) > 1:
+        step.e.wait("mxu", "a_ready")
+    _products(step, h, place="first", free="f_free", later=later)
+    step.e.signal("mxu", "f_ready")
+
+
+def _first_page(step: Step, h: int, later: int = 0) -> None:
+    """Load the first page of keys of the heads from h on; of this segment or one `later`."""
     e = step.e
     e.set("t1", later * step.layout.spans, of="ks", times=step.layout.spans)
     e.param("t1", step.at("pages"), plus="t1")
     e.set("t1", of="t1", times=step.layout.pages.bytes, plus="kv")
-    _products(step, h, "t1", place="first", free="f_free", later=later)
-    e.signal("mxu", "f_ready")
+    _key_page(step, h, "t1")
 
 
 def _first_scores(step: Step) -> Operands:
@@ -386,22 +427,27 @@ def _read(step: Step, place: str) -> Operands:
 
 def _scores(step: Step, h: int) -> Operands:
     """Load one page of keys and multiply; returns the operand of the scores `[queries][128]` in C, whose s_ready the vector unit has waited for."""
-    _products(step, h, "page", place="scores", free="s_free")
+    _key_page(step, h, "page")
+    _products(step, h, place="scores", free="s_free")
     step.e.signal("mxu", "s_ready")
     step.e.wait("vpu", "s_ready")
     return _read(step, "scores")
 
 
-def _products(step: Step, h: int, page: str, *, place: str, free: str, later: int = 0) -> None:
-    """Load the page of keys at register `page` and multiply it with the queries of the heads from h on, into a place of C."""
-    e, s, tile, pages = step.e, step.layout.share, step.layout.tile, step.layout.pages
-    n = PAGE_KEYS // tile.rows
-    count = step.heads * s.head_blocks * n
-    queries = step.places.a["q"] + later * step.shape.tokens * s.head_blocks
+def _key_page(step: Step, h: int, page: str) -> None:
+    """Load the keys of the heads from h on of the page at register `page`."""
+    e, s, pages = step.e, step.layout.share, step.layout.pages
+    count = step.heads * s.head_blocks * PAGE_KEYS // step.layout.tile.rows
     elements: Operands = {"count": count, "address": pages.keys + h * s.head_blocks * PAGE_KEYS * 32, "address_reg": e.x(page)}
     scales: Operands = {"target": "ws", "count": count, "dst": step.layout.pages_at, "dst_reg": e.x("pw"),
                         "address": pages.key_scales + h * s.head_blocks * PAGE_KEYS * 2, "address_reg": e.x(page)}  # fmt: skip
     _page(step, elements, scales)
+
+
+def _products(step: Step, h: int, *, place: str, free: str, later: int = 0) -> None:
+    """Multiply the page of keys that was loaded with the queries of the heads from h on, into a place of C."""
+    e, s, n = step.e, step.layout.share, PAGE_KEYS // step.layout.tile.rows
+    queries = step.places.a["q"] + later * step.shape.tokens * s.head_blocks
     e.wait("mxu", "page_ready", free)
     for i in range(step.heads):
         for at, m, offset, stride in _query_groups(step, h + i):
@@ -456,7 +502,7 @@ def _mix(step: Step, h: int, *, kept: bool) -> None:
     stride = _score_place(step)
     keep: Operands = {"a_reg": e.x("keep")} if kept else {}
     p: Operands = {"a": v["scores"], "a_stride": stride, **keep}
-    to: Operands = {"dst": v["scores"], "dst_stride": stride} | ({"dst_reg": e.x("keep")} if kept else {})
+    to: Operands = {"dst": v["scores"], "dst_stride": stride, "dst_reg": e.x("keep") if kept else 0}
     scores = p if kept else _scores(step, h)
     e("vec", pre="sub", fn="exp2", rows=queries, len=PAGE_KEYS, b_kind="scalar", b=v["m"], b_stride=1, **scores, **to)
     if not kept:  # kept scores are LOWEST where a row may not see: their power is +0 already
@@ -498,7 +544,8 @@ def _gathered(step: Step) -> None:
         start, stride = v["dense"], up(length, step.layout.tile.vector_align)
         _packed(step, length, stride)
     own = s.index * ceil(length, BLOCK) if s.n_tiles > 1 else 0
-    quantised(step, "mixed", {"a": start, "a_stride": stride // BLOCK}, rows=rows, length=length, offset=own, dst_stride=blocks)
+    if not _mixed_by_set(step):
+        quantised(step, "mixed", {"a": start, "a_stride": stride // BLOCK}, rows=rows, length=length, offset=own, dst_stride=blocks)
     if s.n_tiles == 1:
         e.signal("vpu", "a_ready")
     else:

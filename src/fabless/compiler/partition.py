@@ -15,14 +15,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fabless.core.errors import InfeasibleError, InputError, UnsupportedError, nearest
+from fabless.program.tile import SPAN_KEYS
 
 if TYPE_CHECKING:
     from fabless.model.decoder import Decoder
     from fabless.program.tile import Tile
 
 BLOCK = 32
-#: Keys of one page of the cache, and of one span of the softmax sum: the decision page's 128.
-PAGE_KEYS = 128
+#: Keys of one page of the cache, and of one span of the softmax sum.
+PAGE_KEYS = SPAN_KEYS
 
 
 #: How a ring of tiles shares a model: what each way divides.

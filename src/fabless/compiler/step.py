@@ -41,6 +41,8 @@ if TYPE_CHECKING:
 #: Binary32 constants that the vector unit takes as scalars, in the order in which they lie in memory and in V.
 CONSTANTS = ("inverse_width", "epsilon", "query_scale", "minus_log2e", "one", "gelu_cubic", "gelu_linear", "inverse_head", "embedding_scale",
              "log2e", "limit", "minus_limit", "alpha", "table_scale", "head_scale")  # fmt: skip
+#: Rows from which a norm is taken in two parts.
+_ROWS_TO_PART = 16
 _CREDITS = (
     ("mxu", "w_free", 0), ("mxu", "page_free", 0), ("vpu", "c_free", 2), ("vpu", "s_free", 1), ("vpu", "o_free", 2), ("vpu", "norm_free", 2),
     ("vpu", "vs_free", 2), ("vpu", "f_free", 1),
@@ -285,26 +287,34 @@ def inverse_root(step: Step, source: dict[str, int | str], *, rows: int, length:
 
 
 def _normed(step: Step, name: str, source: int, rows: int, *, then: str = "") -> int:
-    """Norm `rows` of width D at `source`, and quantise them into A "normed"; the mesh may start.
+    """Norm `rows` of width D at `source`, and quantise them into A "normed"; the mesh may start, with matrix `then` part by part of the rows.
 
     The norm's weights, then the first pieces of matrix `then`, are asked for before the vector work; returns the columns of `then` that are.
     """
     e, v, d, width = step.e, step.places.v, step.layout.decoder.d_model, step.layout.share.width
-    operand: dict[str, int | str] = {"a": source, "a_stride": width // BLOCK}
     if then:
         fetch(step, name)
     else:
         fetch(step, name, length=width, register="", offset=step.layout.addresses["head"])
     loaded = ahead(step, then, name) if then else 0
-    inverse_root(step, operand, rows=rows, length=d, inverse="inverse_width")
-    e("vec", pre="mul", b_kind="scalar", b=v["t"], b_stride=1, rows=rows, len=d, dst=v["y"], dst_stride=width // BLOCK, **operand)
-    e.wait("vpu", "norm_ready")
-    quantised(
-        step, "normed", {"a": v["y"], "a_stride": width // BLOCK, "pre": "mul", **fed(step)}, rows=rows, length=d, dst_stride=ceil(d, BLOCK)
-    )
+    for i, (first, n) in enumerate(row_parts(rows) if then else [(0, rows)]):
+        operand: dict[str, int | str] = {"a": source + first * width, "a_stride": width // BLOCK}
+        y = v["y"] + first * width
+        inverse_root(step, operand, rows=n, length=d, inverse="inverse_width")
+        e("vec", pre="mul", b_kind="scalar", b=v["t"], b_stride=1, rows=n, len=d, dst=y, dst_stride=width // BLOCK, **operand)
+        if i == 0:
+            e.wait("vpu", "norm_ready")
+        normed: dict[str, int | str] = {"a": y, "a_stride": width // BLOCK, "pre": "mul", **fed(step)}
+        quantised(step, "normed", normed, rows=n, length=d, offset=first * ceil(d, BLOCK), dst_stride=ceil(d, BLOCK))
+        e.signal("vpu", "a_ready")
     used(step)
-    e.signal("vpu", "a_ready")
     return loaded
+
+
+def row_parts(rows: int) -> list[tuple[int, int]]:
+    """Return (first, count) of the parts in which many rows are normed, so that the mesh starts with one while the other is normed."""
+    half = ceil(rows, 2)
+    return [(0, half), (half, rows - half)] if rows >= _ROWS_TO_PART else [(0, rows)]
 
 
 def quantised(step: Step, target: str, operands: dict[str, int | str], *, rows: int, length: int, dst_stride: int, offset: int = 0) -> None:
@@ -329,12 +339,18 @@ def project(
     """
     e, m, c0 = step.e, step.layout.matrices[name], step.places.c["projection"]
     c_stride = m.n * m.n_tiles if whole else m.n
-    if ready is not None:
+    parts = row_parts(rows) if source == "normed" and ready is not None and counter is None else [(0, rows)]
+    if ready is not None and len(parts) == 1:
         e.wait("mxu", ready)
     if whole:
         e.set("cq")
 
-    def column(*, load: bool) -> None:
+    def multiply(part: int, first: int, n: int, k0: int) -> None:
+        e("gemm", m=n, n=m.n, k=m.depths[part], split=int(m.split), w_reg=e.x("w"), a=step.places.a[source] + first * m.blocks + k0,
+          a_reg=e.x(offset) if offset else 0, a_stride=m.blocks, c=c0 + first * c_stride, c_reg=e.x("cq" if whole else "ct"), c_stride=c_stride,
+          clear=int(part == 0))  # fmt: skip
+
+    def column(*, load: bool, following: bool, begins: bool = False) -> None:
         if not whole:
             e.wait("mxu", "c_free")
         k0 = 0
@@ -342,10 +358,13 @@ def project(
             if load:
                 _piece(step, name, part)
             e.wait("mxu", "w_ready")
-            e("gemm", m=rows, n=m.n, k=m.depths[part], split=int(m.split), w_reg=e.x("w"), a=step.places.a[source] + k0,
-              a_reg=e.x(offset) if offset else 0, a_stride=m.blocks, c=c0, c_reg=e.x("cq" if whole else "ct"), c_stride=c_stride,
-              clear=int(part == 0))  # fmt: skip
+            for first, n in parts if begins and part == 0 else [(0, rows)]:
+                if begins and part == 0:
+                    e.wait("mxu", "a_ready")
+                multiply(part, first, n, k0)
             taken(step)
+            if following:
+                _piece(step, name, part)
             k0 += k
         if whole:
             e.add("cq", m.n)
@@ -359,11 +378,13 @@ def project(
 
     if counter:
         with e.loop(counter=counter):
-            column(load=True)
+            column(load=True, following=False)
     else:
-        for first, last in pairwise(sorted({0, loaded, early, m.n_tiles})):
+        left = m.n_tiles - loaded  # behind each of these columns, the one `loaded` further on is asked for
+        parted = int(len(parts) > 1)  # the first column takes the rows as they are normed
+        for first, last in pairwise(sorted({0, parted, left, early, m.n_tiles})):
             with e.loop(last - first):
-                column(load=first >= loaded)
+                column(load=not loaded, following=bool(loaded) and first < left, begins=bool(parted) and first == 0)
             if last == early:
                 e.signal("mxu", "c_ready")
     if whole:

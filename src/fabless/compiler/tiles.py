@@ -85,6 +85,15 @@ def cycles(n: int, n_tiles: int, depths: tuple[int, ...], m: int) -> int:
     return n_tiles * sum(k * max(n * m, LATENCY["ACC"]) + LATENCY["GEMM_FILL"] for k in depths)
 
 
+#: What starting a piece costs: two loads, each of which waits for memory some tens of cycles away.
+PIECE_CYCLES = 64
+
+
+def last_column(n: int, tile: Tile) -> int:
+    """Return the cycles of vector work that overlaps no product: two passes at least over the outputs of the last column."""
+    return 2 * ceil(n * tile.rows, tile.vector_lanes)
+
+
 def choose(
     name: str,
     words: int,
@@ -97,12 +106,12 @@ def choose(
     exact: bool,
     formats: tuple[str, str],
 ) -> Matrix:
-    """Return the tiling of a matrix with the fewest cycles, of those the fewest pieces.
+    """Return the tiling of a matrix with the fewest cycles for one row: of the mesh, of the last column's vector work, and of starting pieces.
 
     n is a multiple of `granule` of at most `column_words`; n * k of a piece is at most `slot_words`; `exact`: n divides `words`.
     Raises `InfeasibleError` when no piece fits.
     """
-    best: tuple[tuple[int, int], Matrix] | None = None
+    best: tuple[int, Matrix] | None = None
     words_a_block = 1 + (formats[0] == "e2m1_split")
     for n in range(granule, min(column_words, 256, slot_words // words_a_block, up(words, granule)) + 1, granule):
         if exact and words % n:
@@ -115,7 +124,7 @@ def choose(
             continue
         count = ceil(words, n)
         matrix = Matrix(name, n, count, parts, tile.rows, *formats)
-        key = (cycles(n, count, matrix.depths, 1), count * n_parts)
+        key = cycles(n, count, matrix.depths, 1) + last_column(n, tile) + PIECE_CYCLES * count * n_parts
         if best is None or key < best[0]:
             best = (key, matrix)
     if best is None:

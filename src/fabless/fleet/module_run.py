@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fabless.core.errors import InputError
 from fabless.model.module_reference import checked
 from fabless.sim.cycles import time
 from fabless.sim.dram import IDEAL, MemoryModel
@@ -27,8 +28,10 @@ class OperationCycles:
 
 
 def call(compiled: CompiledModule, *inputs: NDArray[np.float32], fast: bool | None = None) -> dict[str, NDArray[np.float32]]:
-    """Run one call on the bit-exact machine and return every tensor by name; raises `InputError` for inputs of another shape or not finite."""
+    """Run one call on the bit-exact machine and return every tensor by name; raises `InputError` for inputs of another number or shape, or not finite."""
     memory, module = compiled.image.copy(), compiled.module
+    if len(inputs) != len(module.inputs):
+        raise InputError(f"{module.name}: {len(inputs)} inputs were given, it takes {len(module.inputs)}: {', '.join(module.inputs)}")
     for name, value in zip(module.inputs, inputs, strict=True):
         compiled.write(memory, name, checked(module.by_name[name], value))
     execute(compiled.program, memory, fast=fast)

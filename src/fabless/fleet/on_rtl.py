@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fabless.core.errors import FablessError, UnsupportedError
+from fabless.core.errors import FablessError
 from fabless.fleet.session import Session, open_session
 from fabless.program.sequence import parameter_words
 from fabless.rtl.bench.build import FAST, QUICK
 from fabless.rtl.bench.run import Simulation
-from fabless.sim.cycles import time
+from fabless.sim.cycles import time_ring
 from fabless.sim.dram import IDEAL, MemoryModel
 
 if TYPE_CHECKING:
@@ -24,19 +24,21 @@ if TYPE_CHECKING:
     from fabless.compiler.launch import Segment
     from fabless.compiler.partition import Shape
     from fabless.model.weights import Weights
+    from fabless.program.program import Program
     from fabless.program.tile import Tile
 
 
 @dataclass
 class RtlSession(Session):
-    """Hold a session, the simulated tile, and the cycles of each launch: the RTL's and the cycle simulator's; a context manager.
+    """Hold a session, the ring of simulated tiles, and the cycles of each launch: of the tile that takes longest; a context manager.
 
-    Every launch is held against the cycle simulator and, with `check`, against the machine's memory; a difference raises `FablessError`.
-    `progress` hears of a long launch: which, its cycles so far and in all.
+    Every launch is held against the cycle simulator, tile by tile, and, with `check`, against the machine's memories; a difference raises
+    `FablessError`. `progress` hears of a long launch: which, its cycles so far and in all.
     """
 
     simulation: Simulation | None = None
     memory_model: MemoryModel = IDEAL
+    link_latency_cycles: int = 1
     check: bool = False
     cycles: list[int] = field(default_factory=list)
     progress: Callable[[int, int, int], None] | None = None
@@ -55,52 +57,62 @@ class RtlSession(Session):
 
     def step(self, shape: Shape, segments: Sequence[Segment], *, logits: bool = True) -> NDArray[np.float32]:
         """Run one launch on the RTL; returns logits `[segments, V]` as `Session.step` does."""
-        program = self.compiled.program(shape)
+        programs = self.compiled.programs[shape]
         parameters = self.compiled.parameters(shape, segments, logits=logits)
-        words = parameter_words(program, parameters)
-        layout = self.compiled.layouts[0]
-        if self.simulation is None:
-            self.simulation = Simulation(
-                program, layout.memory_bytes, memory_model=self.memory_model.numbers, optimise=_optimise(program.tile)
-            )
-            self.simulation.memory[:] = self.memories[0]
-            if not self.check:
-                self.memories[0] = self.simulation.memory
-        if self.simulation.program is not program:
-            self.simulation.load(program)
-        expected = time(program, None, words, self.memory_model).cycles
+        words = [parameter_words(program, parameters) for program in programs]
+        simulation = self._simulation(programs)
+        timings = time_ring(programs, words, self.memory_model, link_latency_cycles=self.link_latency_cycles)
+        expected = tuple(t.cycles for t in timings)
         number, tell = len(self.cycles) + 1, self.progress
-        self.cycles.append(self.simulation.launch(words, progress=(lambda at: tell(number, at, expected)) if tell else None))
-        if expected != self.cycles[-1]:
-            raise FablessError(
-                f"launch {len(self.cycles)}: the RTL took {self.cycles[-1]} cycles, the cycle simulator says {expected}; report this"
-            )
+        cycles = simulation.launch(words, progress=(lambda at: tell(number, at, max(expected))) if tell else None)
+        self.cycles.append(max(cycles))
+        if expected != cycles:
+            took, says = (", ".join(map(str, n)) for n in (cycles, expected))
+            raise FablessError(f"launch {number}: the RTL took {took} cycles, the cycle simulator says {says}; report this")
         if self.check:
             super().step(shape, segments, logits=logits)
-            different = np.flatnonzero(self.memories[0] != self.simulation.memory)
-            if len(different):
-                raise FablessError(
-                    f"launch {len(self.cycles)}: the RTL and the machine differ in {len(different)} bytes, first at {different[0]}; report this"
-                )
+            for i, (memory, seen) in enumerate(zip(self.memories, simulation.memories, strict=True)):
+                different = np.flatnonzero(memory != seen)
+                if len(different):
+                    raise FablessError(
+                        f"launch {number}: the RTL and the machine differ in {len(different)} bytes of tile {i}, first at {different[0]}; report this"
+                    )
         if not logits:
             return np.zeros((0, self.decoder.n_vocab), np.float32)
-        buffer = next(b for b in layout.buffers if b.name == "logits")
-        whole: NDArray[np.float32] = self.simulation.memory[buffer.address : buffer.end].view(np.float32).reshape(buffer.shape)
-        return np.array(whole[: len(segments), : self.decoder.n_vocab])
+        return self.logits(simulation.memories, len(segments))
+
+    def _simulation(self, programs: tuple[Program, ...]) -> Simulation:
+        """Return the running simulation with these programs loaded; the first time, put the memories into it."""
+        if self.simulation is None:
+            sizes = [layout.memory_bytes for layout in self.compiled.layouts]
+            self.simulation = Simulation(
+                programs, sizes, memory_model=self.memory_model.numbers, link_latency_cycles=self.link_latency_cycles,
+                optimise=_optimise(programs[0].tile),
+            )  # fmt: skip
+            for i, seen in enumerate(self.simulation.memories):
+                seen[:] = self.memories[i]
+                if not self.check:
+                    self.memories[i] = seen
+        if self.simulation.programs is not programs:
+            self.simulation.load(programs)
+        return self.simulation
 
 
 def open_rtl_session(
-    weights: Weights, tile: Tile, *, memory_model: MemoryModel = IDEAL, check: bool = False, context_tokens: int | None = None,
-    prompt_tokens: int = -1, chunk: int | None = None, format: str = "int8_block32", head_format: str | None = None,
+    weights: Weights, tile: Tile, *, n_tiles: int = 1, memory_model: MemoryModel = IDEAL, link_latency_cycles: int = 1, check: bool = False,
+    partition: str = "tensor", context_tokens: int | None = None, prompt_tokens: int = -1, chunk: int | None = None,
+    format: str = "int8_block32", head_format: str | None = None,
     say: Callable[[str], None] | None = None, progress: Callable[[int, int, int], None] | None = None,
 ) -> RtlSession:  # fmt: skip
-    """Compile a model for one tile and put its weights into the memory of a simulated one; arguments as of `open_session` and `RtlSession`."""
+    """Compile a model for a ring of tiles and put its weights into the memories of simulated ones; arguments as of `open_session` and `RtlSession`."""
     from fabless.rtl.bench.build import build, require_tools
 
     require_tools()
     opened = open_session(
         weights,
         tile,
+        n_tiles=n_tiles,
+        partition=partition,
         context_tokens=context_tokens,
         prompt_tokens=prompt_tokens,
         chunk=chunk,
@@ -108,12 +120,13 @@ def open_rtl_session(
         head_format=head_format,
         say=say,
     )
-    if opened.compiled.n_tiles != 1:
-        raise UnsupportedError("the RTL is of one tile; run with --tiles 1")
     if say is not None:
         say(f"building the simulator of a tile of {tile.rows} rows, once")
     build(tile, optimise=_optimise(tile))
-    return RtlSession(opened.compiled, opened.memories, warming=opened.warming, memory_model=memory_model, check=check, progress=progress)
+    return RtlSession(
+        opened.compiled, opened.memories, warming=opened.warming, memory_model=memory_model,
+        link_latency_cycles=link_latency_cycles, check=check, progress=progress,
+    )  # fmt: skip
 
 
 def _optimise(tile: Tile) -> str:

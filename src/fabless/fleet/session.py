@@ -123,13 +123,17 @@ class Session:
             _drive(runners)
         if not logits:
             return np.zeros((0, self.decoder.n_vocab), np.float32)
+        return self.logits(self.memories, len(segments))
+
+    def logits(self, memories: Sequence[NDArray[np.uint8]], n_segments: int) -> Floats:
+        """Return the logits `[segments, V]` that the last launch left in the tiles' memories."""
         parts = []
-        for layout, memory in zip(self.compiled.layouts, self.memories, strict=True):
+        for layout, memory in zip(self.compiled.layouts, memories, strict=True):
             if not layout.has_head:
                 continue
             buffer = next(b for b in layout.buffers if b.name == "logits")
             whole = memory[buffer.address : buffer.end].view(np.float32).reshape(buffer.shape)
-            parts.append(whole[: len(segments), : layout.share.vocabulary])
+            parts.append(whole[:n_segments, : layout.share.vocabulary])
         return np.concatenate(parts, axis=1)[:, : self.decoder.n_vocab]
 
     def _readable(self) -> bool:

@@ -7,7 +7,7 @@ their own: where tensors lie is the compiler's concern.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from fabless.core.errors import InputError, UnsupportedError
 from fabless.model.module import Module, Node
+from fabless.model.torch_composed import COMPOSED, conv1d, grouped, heads_repeated
 from fabless.model.torch_export import exported, module_path, operator_name
 
 __all__ = ["SUPPORTED", "capture"]
@@ -46,6 +47,7 @@ class _Capture:
     values: dict[Any, Any] = field(default_factory=dict)
     names: set[str] = field(default_factory=set)
     path: str = ""
+    current: Any = None
     refused: dict[str, None] = field(default_factory=dict)
 
     def module(self, name: str) -> Module:
@@ -56,7 +58,7 @@ class _Capture:
         outputs: tuple[str, ...] = ()
         with torch.no_grad():
             for node in self.program.graph.nodes:
-                self.path = module_path(node)
+                self.path, self.current = module_path(node), node
                 if node.op == "placeholder":
                     if node.name in stored:
                         self.values[node] = stored[node.name]
@@ -74,12 +76,18 @@ class _Capture:
                     outputs = tuple(self._operand(self._of(x)).name for x in _flat(node.args[0]))
         if self.refused:
             raise UnsupportedError(f"no operation of the chip for {', '.join(self.refused)}; supported operators: {', '.join(SUPPORTED)}")
-        bad = next((n for n, c in self.constants.items() if not np.isfinite(c).all()), None)
+        constants = self._read_constants()
+        bad = next((n for n, c in constants.items() if not np.isfinite(c).all()), None)
         if bad is not None:
             raise InputError(
-                f"{name}: {int((~np.isfinite(self.constants[bad])).sum())} values of '{bad}' are NaN or infinite; repair the weights"
+                f"{name}: {int((~np.isfinite(constants[bad])).sum())} values of '{bad}' are NaN or infinite; repair the weights"
             )
-        return Module(name, tuple(self.nodes), self.constants, tuple(inputs), outputs)
+        return Module(name, tuple(self.nodes), constants, tuple(inputs), outputs)
+
+    def _read_constants(self) -> dict[str, np.ndarray]:
+        """Return the constants that some operation reads: folding leaves others behind."""
+        read = {v for node in self.nodes for v in (node.name, *node.attributes.values()) if isinstance(v, str)}
+        return {name: array for name, array in self.constants.items() if name in read}
 
     # ------------------------------------------------------------ values and names
 
@@ -295,7 +303,7 @@ def _broadcast(c: _Capture, x: Any, shape: tuple[int, ...]) -> Any:
 def _attention(c: _Capture, a: Mapping[str, Any], shape: tuple[int, ...]) -> Any:
     q, k, v = (c._operand(a[n]) for n in ("query", "key", "value"))
     if a.get("enable_gqa") and q.shape[-3] != k.shape[-3]:
-        raise UnsupportedError("with fewer key heads than query heads; repeat the keys")
+        k, v = (heads_repeated(c, t, q.shape[-3] // k.shape[-3]) for t in (k, v))
     mask, scale = a.get("attn_mask"), a.get("scale")
     scale = q.shape[-1] ** -0.5 if scale is None else float(scale)
     last = tuple(range(len(k.shape) - 2))
@@ -318,11 +326,13 @@ def _conv(c: _Capture, a: Mapping[str, Any], shape: tuple[int, ...]) -> Any:
         raise UnsupportedError(f"in {rank} dimensions; reshape to two")
     pair = {n: tuple(int(v) for v in (a[n] if len(a[n]) == 2 else [*a[n]] * 2)) for n in ("stride", "dilation") if a.get(n)}
     padding = a.get("padding", [0, 0])
-    if isinstance(padding, str):
-        raise UnsupportedError(f"with padding '{padding}'; give numbers")
+    if padding == "valid":
+        padding = [0, 0]
+    elif padding == "same":
+        if not all(k % 2 for k in weight.shape[2:]):
+            raise UnsupportedError("with padding 'same' of an even kernel; give numbers")
+        padding = [k // 2 for k in weight.shape[2:]]
     padding = tuple(int(v) for v in (padding if len(padding) == 2 else [*padding] * 2))
-    if a.get("groups", 1) != 1:
-        raise UnsupportedError(f"in {a['groups']} groups; use one group, or split the channels and convolve each")
     if pair.get("dilation", (1, 1)) != (1, 1) or a.get("transposed"):
         raise UnsupportedError("dilated or transposed; use a plain convolution")
     named = {"weight": c.constant(weight)} | ({} if a.get("bias") is None else {"bias": c.constant(_known(a["bias"], "the bias"))})
@@ -330,18 +340,23 @@ def _conv(c: _Capture, a: Mapping[str, Any], shape: tuple[int, ...]) -> Any:
 
 
 def _layer_norm(c: _Capture, a: Mapping[str, Any], shape: tuple[int, ...]) -> Any:
-    if len(a["normalized_shape"]) != 1:
-        raise UnsupportedError("over several axes; flatten them")
-    named = {n: c.constant(_known(a[n], f"the {n}")) for n in ("weight", "bias") if a.get(n) is not None}
-    return c.node("layer_norm", (a["input"],), shape, epsilon=float(a["eps"]), **named)
+    named = {n: c.constant(_known(a[n], f"the {n}").flatten()) for n in ("weight", "bias") if a.get(n) is not None}
+    return _over_rows(c, a, shape, lambda x: c.node("layer_norm", (x,), x.shape, epsilon=float(a["eps"]), **named))
+
+
+def _over_rows(c: _Capture, a: Mapping[str, Any], shape: tuple[int, ...], norm: Callable[[Any], Any]) -> Any:
+    """Norm the last axes, several of them as one."""
+    x, n = a["input"], len(a["normalized_shape"])
+    if n == 1:
+        return norm(x)
+    flat = c.node("reshape", (x,), (*shape[:-n], prod(shape[-n:])))
+    return c.node("reshape", (norm(flat),), shape)
 
 
 def _rms_norm(c: _Capture, a: Mapping[str, Any], shape: tuple[int, ...]) -> Any:
-    if len(a["normalized_shape"]) != 1:
-        raise UnsupportedError("over several axes; flatten them")
-    epsilon = a.get("eps")
-    named = {"weight": c.constant(_known(a["weight"], "the weight"))} if a.get("weight") is not None else {}
-    return c.node("rms_norm", (a["input"],), shape, epsilon=float(np.finfo(np.float32).eps if epsilon is None else epsilon), **named)
+    epsilon = float(np.finfo(np.float32).eps if a.get("eps") is None else a["eps"])
+    named = {"weight": c.constant(_known(a["weight"], "the weight").flatten())} if a.get("weight") is not None else {}
+    return _over_rows(c, a, shape, lambda x: c.node("rms_norm", (x,), x.shape, epsilon=epsilon, **named))
 
 
 def _batch_norm(c: _Capture, a: Mapping[str, Any], shape: tuple[int, ...]) -> Any:
@@ -349,7 +364,26 @@ def _batch_norm(c: _Capture, a: Mapping[str, Any], shape: tuple[int, ...]) -> An
     weight = mean.new_ones(mean.shape) if a.get("weight") is None else a["weight"].double()
     bias = mean.new_zeros(mean.shape) if a.get("bias") is None else a["bias"].double()
     scale = weight / (variance + a["eps"]).sqrt()
-    return c.node("affine", (a["input"],), shape, dim=1, scale=c.constant(scale), shift=c.constant(bias - mean * scale))
+    shift = bias - mean * scale
+    at = _folds_into(c, a["input"])
+    if at is None:
+        return c.node("affine", (a["input"],), shape, dim=1, scale=c.constant(scale), shift=c.constant(shift))
+    before, factor, offset = c.nodes[at], scale.numpy(), shift.numpy()
+    weight = c.constants[before["weight"]].astype(np.float64)
+    weight = weight * factor.reshape(-1, *[1] * (weight.ndim - 1))
+    if before.get("bias") is not None:
+        offset = offset + factor * c.constants[before["bias"]].astype(np.float64)
+    c.nodes[at] = replace(before, attributes={**before.attributes, "weight": c.constant(weight), "bias": c.constant(offset)})
+    return a["input"]
+
+
+def _folds_into(c: _Capture, x: Any) -> int | None:
+    """Return which node is the convolution or linear layer whose outputs, along axis 1, nothing but this batch norm reads."""
+    source = c.current.args[0]
+    if len(source.users) != 1 or operator_name(source.target) not in {"conv2d", "convolution", "linear", "addmm"}:
+        return None
+    at = next(i for i, node in enumerate(c.nodes) if node.name == x.name)
+    return at if c.nodes[at].kind == "conv2d" or (c.nodes[at].kind == "linear" and len(x.shape) == 2) else None
 
 
 def _softmax(c: _Capture, a: Mapping[str, Any], shape: tuple[int, ...]) -> Any:
@@ -381,22 +415,18 @@ def _clamp(low: float | str, high: float | str) -> Handler:
 
 def _binary(function: str, *, turned: bool = False) -> Handler:
     def handler(c: _Capture, a: Mapping[str, Any], shape: tuple[int, ...]) -> Any:
-        if a.get("alpha", 1) != 1 or a.get("rounding_mode") is not None:
-            raise UnsupportedError("with alpha or a rounding mode")
-        left, right = a["self"], a["other"]
+        if a.get("rounding_mode") is not None:
+            raise UnsupportedError(f"with rounding mode '{a['rounding_mode']}'; divide without")
+        left, right, alpha = a["self"], a["other"], float(a.get("alpha", 1))
         left, right = (right, left) if turned else (left, right)
+        if alpha != 1:
+            right = c.node("unary", (right,), right.shape, function="scale", low=alpha) if isinstance(right, Symbol) else right * alpha
         if function == "div" and not isinstance(right, Symbol):
             inverse = 1.0 / (right.double() if hasattr(right, "double") else float(right))
             return c.node("binary", (left, inverse), shape, function="mul")
         return c.node("binary", (left, right), shape, function=function)
 
     return handler
-
-
-def _power(c: _Capture, a: Mapping[str, Any], shape: tuple[int, ...]) -> Any:
-    if a.get("exponent") != 2:
-        raise UnsupportedError(f"with exponent {a.get('exponent')}; multiply instead")
-    return c.node("unary", (a["self"],), shape, function="square")
 
 
 def _reduce(function: str) -> Handler:
@@ -456,10 +486,12 @@ _HANDLERS: Mapping[str, Handler] = {
     **dict.fromkeys(("expand", "expand_as", "broadcast_to"), _expand), "slice": _slice, "select": _select, "chunk": _chunk, "split": _split,
     "split_with_sizes": _split, "unbind": _unbind, "getitem": _getitem, "cat": _cat, "concat": _cat, "stack": _stack,
     "linear": _linear, "addmm": _addmm, "mm": _matmul, "bmm": _matmul, "matmul": _matmul, "scaled_dot_product_attention": _attention,
-    "conv2d": _conv, "convolution": _conv, "layer_norm": _layer_norm, "rms_norm": _rms_norm, "batch_norm": _batch_norm,
+    **dict.fromkeys(("conv2d", "convolution"), grouped(_conv, _cut)), "conv1d": grouped(conv1d(_conv), _cut),
+    "layer_norm": _layer_norm, "rms_norm": _rms_norm, "batch_norm": _batch_norm,
     "softmax": _softmax, "_softmax": _softmax,
     **{n: _unary(n) for n in ("relu", "silu", "sigmoid", "gelu", "tanh", "exp", "reciprocal", "rsqrt", "square", "neg", "abs")},
-    "clamp": _clamp("min", "max"), "relu6": _clamp(0.0, 6.0), "hardtanh": _clamp("min_val", "max_val"), "pow": _power,
+    "clamp": _clamp("min", "max"), "relu6": _clamp(0.0, 6.0), "hardtanh": _clamp("min_val", "max_val"),
+    **COMPOSED,
     "add": _binary("add"), "sub": _binary("sub"), "rsub": _binary("sub", turned=True), "mul": _binary("mul"), "div": _binary("div"),
     "maximum": _binary("max"), "minimum": _binary("min"),
     "mean": _reduce("mean"), "sum": _reduce("sum"), "amax": _reduce("max"),

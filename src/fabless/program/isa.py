@@ -19,6 +19,12 @@ Each semaphore has one queue that signals and one that waits, counts to 15 at mo
 In program order every signal stands before its wait: program order itself is then a legal schedule, hence no program that verifies deadlocks,
 and any two accesses that conflict are ordered, hence every schedule gives the same bits.
 
+**Links.** A message goes in beats of N bytes: min(L, N / 4) vector elements each, or an activation word in ceil(34, N) of them. (A beat holds no parts of
+two words: words packed without gaps would save an eighth at N = 16 and need shifters by two bytes at both ends.) A link holds LINK_QUEUE_BEATS beats that
+are sent and not yet received: `send` waits for room, `recv` for beats. Queue net executes a `recv` beside the `send` in front of it where their ranges
+are apart, so that all tiles of a ring may send before they receive, however long the messages; everything else takes turns. What a tile sends before a
+`recv`, other than by the one `send` beside it, must fit the link: a ring in which every tile waits for room stands still.
+
 A result may overlap an operand of its own instruction only exactly in place (same start, length and rows); rows of a result never overlap.
 
 **Alignment.** Vector operands (a, b, dst of the vector instructions, buffers of load, store, send, recv, also when a is in the accumulators) start at
@@ -101,7 +107,7 @@ class Spec:
     """Declare one instruction: opcode, queue, fields, meaning, accesses and timing.
 
     `cycles`: how long the unit is busy, a formula over the operands and R (rows), L (vector lanes), B (memory port bytes a cycle), N (link bytes a
-    cycle), `ceil(a, b)` and the constants of `LATENCY`; memory is taken as always ready. The unit starts its next instruction in the cycle after.
+    cycle), `ceil(a, b)` and the constants of `LATENCY`; memory and links are taken as always ready. The unit starts its next instruction in the cycle after.
     """
 
     mnemonic: str
@@ -127,7 +133,8 @@ LATENCY: dict[str, int] = {
     "QUANT_FILL": 27,  # operand read, lane, maximum of the block, scale, multiply, round, write
     "LOAD_FILL": 6,  # request, answer in the next cycle, queue, decode, write
     "STORE_FILL": 4,  # read, gather, write
-    "NET_FILL": 4,
+    "SEND_FILL": 3,  # read, choose, link
+    "RECV_FILL": 4,  # queue, add (2), write
     "MADD": 3,  # registers, multiply, add; 1 without a multiplicand
     "PARAM": 2,
     "READ": 4,
@@ -300,14 +307,14 @@ _TABLE = (
         (Field("space", 1, "choice", "vector elements, or activation words with their scales", ("v", "a")), *_address("src", 16, "first"),
          Field("count", 16, "minus_one", "elements or words")),
         "Send to the next tile of the ring (tile + 1 modulo n_tiles), in order; its `recv` takes exactly the same space and count.",
-        "V or A", "", "ceil(count * (34 if space else 4), N) + NET_FILL",
+        "V or A", "", "(count * ceil(34, N) if space else ceil(count, min(L, N // 4))) + SEND_FILL",
     ),
     Spec(
         "recv", 16, Queue.NET,
         (Field("space", 1, "choice", "vector elements, or activation words with their scales", ("v", "a")), *_address("dst", 16, "first"),
          Field("count", 16, "minus_one", "elements or words"), Field("add", 1, "unsigned", "1 (v only): V = fp32(received + V)")),
         "Receive from the previous tile of the ring what it sent, in order; write it, or add what is here to what comes.",
-        "V", "V or A", "ceil(count * (34 if space else 4), N) + NET_FILL",
+        "V", "V or A", "(count * ceil(34, N) if space else ceil(count, min(L, N // 4))) + RECV_FILL",
     ),
 )  # fmt: skip
 

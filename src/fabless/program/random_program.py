@@ -174,13 +174,29 @@ _MAKERS = {"load": _load, "store": _store, "gemm": _gemm, "vec": _vec, "quant": 
 
 def _net(d: _Draw) -> list[Instruction]:
     """Send and receive what was sent: on a ring of one tile a link leads back; on a longer ring every tile runs the same program."""
+    message = _message(d)
+    return [_sent(d, message), _received(d, message)]
+
+
+def _message(d: _Draw, *, short: bool = False) -> tuple[str, int]:
+    """Draw space and count of a message: a few beats, or (not `short`) now and then more than a link holds."""
     if d.rng.random() < 0.5:
-        count, half = d.size(1, 64), d.vector // 2
-        first, second = (d.aligned(half - count, d.tile.vector_align) for _ in range(2))
-        return [instruction("send", count=count, src=first), instruction("recv", count=count, dst=half + second, add=d.upto(1))]
-    count = d.size(1, 8)
-    first, second = d.upto(d.activations - count), d.upto(d.activations - count)
-    return [instruction("send", space="a", count=count, src=first), instruction("recv", space="a", count=count, dst=second)]
+        return "a", d.size(1, 2 if short else 8)
+    return "v", d.upto(d.vector // 4 - 1) + 1 if d.rng.random() < 0.2 and not short else d.size(1, 16 if short else 64)
+
+
+def _sent(d: _Draw, message: tuple[str, int]) -> Instruction:
+    space, count = message
+    src = d.upto(d.activations - count) if space == "a" else d.aligned(d.vector // 2 - count, d.tile.vector_align)
+    return instruction("send", space=space, count=count, src=src)
+
+
+def _received(d: _Draw, message: tuple[str, int]) -> Instruction:
+    """Receive elements into the upper half: what is sent beside stands in the lower one. Words may overlap those that are sent."""
+    space, count = message
+    half = d.vector // 2
+    dst = d.upto(d.activations - count) if space == "a" else half + d.aligned(half - count, d.tile.vector_align)
+    return instruction("recv", space=space, count=count, dst=dst, add=d.upto(1) if space == "v" else 0)
 
 
 def random_program(tile: Tile, rng: np.random.Generator, length: int = 40, *, net: bool = True) -> Program:
@@ -190,8 +206,35 @@ def random_program(tile: Tile, rng: np.random.Generator, length: int = 40, *, ne
     Some instructions stand in loops, some of them with addresses from registers. Without `net` nothing is sent or received.
     """
     d = _Draw(tile, rng)
+    return _program(d, _body(d, length, net=net))
+
+
+def random_ring(tile: Tile, rng: np.random.Generator, n_tiles: int, length: int = 40, *, rounds: int = 6) -> tuple[Program, ...]:
+    """Draw a program for each tile of a ring, about `length` unit instructions each: every recv finds its send, and no order of events stops the ring.
+
+    Between `rounds` of exchange each tile does what it likes. In a round all links carry messages of their own; at least one tile sends before it
+    receives; a round may be repeated in a loop, or be of two messages a link that fit it together.
+    """
+    draws = [_Draw(tile, rng) for _ in range(n_tiles)]
+    bodies: list[list[Instruction]] = [[] for _ in draws]
+    for _ in range(rounds):
+        n_messages = 1 + int(rng.random() < 0.2)
+        links = [[_message(d, short=n_messages > 1) for _ in range(n_messages)] for d in draws]
+        trips, leader = int(rng.integers(0, 4)) if rng.random() < 0.3 else None, int(rng.integers(n_tiles))
+        for i, d in enumerate(draws):
+            sends, receives = [_sent(d, m) for m in links[i]], [_received(d, m) for m in links[i - 1]]
+            exchange = [*sends, *receives] if i == leader or rng.random() < 0.6 else [*receives, *sends]
+            if trips is not None:
+                exchange = [instruction("loop", count=trips), *exchange, instruction("end")]
+            bodies[i] += _body(d, int(rng.integers(0, 2 * length // rounds + 1)), net=False) + exchange
+    return tuple(_program(d, body) for d, body in zip(draws, bodies, strict=True))
+
+
+def _body(d: _Draw, length: int, *, net: bool) -> list[Instruction]:
+    """Draw about `length` unit instructions, some in loops."""
     body: list[Instruction] = []
     depth = 0
+    rng = d.rng
     for name in rng.choice(np.array(sorted([*_MAKERS, *(["net"] if net else [])])), length):
         if rng.random() < 0.12 and depth < 3:
             body.append(instruction("loop", count=d.upto(2), count_reg=d.pick("0", "0", "4") == "4" and 4))
@@ -202,11 +245,14 @@ def random_program(tile: Tile, rng: np.random.Generator, length: int = 40, *, ne
         if depth and rng.random() < 0.3:
             body.append(instruction("end"))
             depth -= 1
-    body += [instruction("end")] * depth
-    items = _prologue(d) + body
+    return [*body, *[instruction("end")] * depth]
+
+
+def _program(d: _Draw, body: list[Instruction]) -> Program:
+    """Fill the memories before a body, put it in order, and end it."""
     return Program.of(
-        _with_lengths([*_ordered(items), instruction("halt")]),
-        tile,
+        _with_lengths([*_ordered(_prologue(d) + body), instruction("halt")]),
+        d.tile,
         buffers=(Buffer("data", 0, _DATA_BYTES, "input"), Buffer("out", _DATA_BYTES, _OUT_BYTES, "output")),
         parameters=(Parameter("anything", 0, _PARAMETERS, -100, 300), Parameter("trips", _PARAMETERS, 1, 0, 2)),
         name="random",

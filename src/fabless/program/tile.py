@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 #: Elements of one activation or weight block: the length of an integer dot product. Architectural, the same on every tile.
 BLOCK = 32
+#: Keys of one page of the cache, and of one span of the softmax sum (docs/decisions/integer-forward-pass.md).
+SPAN_KEYS = 128
 ROWS = (4, 8, 16, 32, 64, 128)
 VECTOR_LANES = (4, 8, 16, 32, 64)
 MEMORY_WIDTHS = (16, 32, 64, 128, 256)
@@ -20,12 +22,13 @@ MEMORY_WIDTHS = (16, 32, 64, 128, 256)
 _WEIGHT_WORD_BYTES = 36
 _FEW_WORDS = 16
 _CARRIED = 0.9
+LINK_WIDTHS = (4, 8, 16, 32, 64, 128, 256)
 READ_QUEUES = tuple(1 << i for i in range(2, 13))
 
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """Describe one tile: `rows` dot-product rows of 32 lanes, `vector_lanes` binary32 lanes, five memories and two ports.
+    """Describe one tile: `rows` dot-product rows of 32 lanes, `vector_lanes` binary32 lanes, five memories, a memory port, and a link to the next tile.
 
     `weight_words`: words of the weight buffer, each `rows` blocks of 32 int8 and `rows` scales (one bank a row).
     `activation_words`: words of the activation buffer, each one block of 32 int8 and one bf16 scale.
@@ -55,6 +58,7 @@ class Tile:
             ("rows", self.rows, ROWS),
             ("vector_lanes", self.vector_lanes, VECTOR_LANES),
             ("memory_bytes_per_cycle", self.memory_bytes_per_cycle, MEMORY_WIDTHS),
+            ("link_bytes_per_cycle", self.link_bytes_per_cycle, LINK_WIDTHS),
             ("read_queue_beats", self.read_queue_beats, READ_QUEUES),
         ):
             if value not in allowed:
@@ -72,7 +76,6 @@ class Tile:
             ("parameter_words", self.parameter_words, 1),
             ("instruction_words", self.instruction_words, 1),
             ("memory_bytes", self.memory_bytes, 256),
-            ("link_bytes_per_cycle", self.link_bytes_per_cycle, 1),
             ("n_tiles", self.n_tiles, 1),
             ("queue_depth", self.queue_depth, 1),
         ):
@@ -131,7 +134,7 @@ class Tile:
         if weight_words < _FEW_WORDS:  # many rows, little memory: what a page of keys needs comes first
             weight_words = min(_FEW_WORDS, capacity * 5 // 8 // word)
         rest = capacity - max(capacity // 2, weight_words * word)
-        width = next((w for w in MEMORY_WIDTHS if w >= _CARRIED * share), MEMORY_WIDTHS[-1])
+        width = memory_width(share)
         tile = {
             "weight_words": weight_words,
             "activation_words": _power_of_two(rest // 4 // 34),
@@ -162,12 +165,19 @@ def _read_queue(latency_cycles: float, beats_per_cycle: float) -> int:
     return next((n for n in READ_QUEUES if n >= needed), READ_QUEUES[-1])
 
 
+def memory_width(share_bytes: float) -> int:
+    """Return the port's bytes a cycle for a tile's share of bandwidth, in bytes a cycle."""
+    return next((w for w in MEMORY_WIDTHS if w >= _CARRIED * share_bytes), MEMORY_WIDTHS[-1])
+
+
 def _power_of_two(value: int) -> int:
     return 1 << (value.bit_length() - 1) if value > 0 else 0
 
 
 #: The teaching core: four rows, four lanes, a 16-byte memory port.
 TINY = Tile(4, 4, 2048, 512, 512, 8192, 4096, 4096, 1 << 26, 16)
+#: The core that fits an LFE5U-85F as a whole: the teaching core with memories of its block RAMs and short queues; it runs the embedded model.
+ECP5 = Tile(4, 4, 256, 256, 256, 2048, 1024, 512, 1 << 26, 16, queue_depth=4)
 #: The core that synthesis and demonstration use.
 DEMO = Tile(16, 16, 1024, 4096, 8192, 65536, 16384, 8192, 1 << 30, 64, read_queue_beats=512)
 #: One core of the reticle-size die.

@@ -13,6 +13,10 @@ if TYPE_CHECKING:
     from fabless.program.tile import Tile
 
 
+#: Beats of a link that are sent and not yet received, at most: the queue at its receiver, for which the sender holds credits.
+LINK_QUEUE_BEATS = 32
+
+
 def ceil(a: int, b: int) -> int:
     """Return a / b rounded up."""
     return -(-a // b)

@@ -1,12 +1,14 @@
 """Is a program legal? Every rule of the ISA checked before anything runs, each with a message that names the instruction and the remedy.
 
-The sequencer is run with every parameter at its low end and at its high end (and `read` bringing 0 and `read_high`); addresses are affine in these,
-so that what stays in bounds at both ends stays so between. Each issued instruction is checked for bounds, alignment, formats and overlap; a vector
+The sequencer is run with every parameter at its low end and at its high end (and `read` bringing 0 and `read_high`); addresses are sums of
+multiples of these, all of one sign, so that what stays in bounds at both ends stays so between. A `param` keeps to one parameter, so that an index that
+a parameter brings is as bounded. Each issued instruction is checked for bounds, alignment, formats and overlap; a vector
 clock per queue follows the semaphores and finds accesses that conflict without being ordered.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NoReturn
@@ -27,7 +29,7 @@ from fabless.program.isa import (
     Queue,
 )
 from fabless.program.program import KINDS
-from fabless.program.sequence import issue, parameter_words
+from fabless.program.sequence import issue, parameter_words, wrap
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -50,13 +52,14 @@ def verify(program: Program, tile: Tile | None = None, *, limit: int = 1 << 24) 
         )
     _check_layout(program)
     _check_loops(program)
+    parameters = _Parameters(program)
     ends = [("low", 0), ("high", program.read_high)]
     for which, read in ends if program.parameters or program.read_high else ends[:1]:
         words = np.zeros(program.tile.parameter_words, np.int32)
         for p in program.parameters:
             words[p.index : p.index + p.count] = p.low if which == "low" else p.high
         run = _Run(program)
-        for item in issue(program, words, lambda at, read=read: read, limit=limit):  # type: ignore[misc]  # a default argument binds the loop's value
+        for item in issue(program, words, lambda at, read=read: read, limit=limit, watch=parameters):  # type: ignore[misc]  # a default argument binds the loop's value
             run.check(item)
         run.finish()
 
@@ -128,6 +131,32 @@ def _check_loops(program: Program) -> None:
             raise IllegalProgramError(f"instruction {index} (halt): structure: {len(open_loops)} loops are open; close them first")
     if open_loops:
         raise IllegalProgramError(f"instruction {open_loops[-1]} (loop): structure: it has no end; add one")
+
+
+class _Parameters:
+    """Hold every `param` to one declared parameter: where an index comes from a parameter, too, both ends of it then bound all that it can bring."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.declared = sorted(program.parameters, key=lambda p: p.index)
+        self.starts = [p.index for p in self.declared]
+        self.read: dict[int, str] = {}
+
+    def __call__(self, pc: int, registers: list[int], _: list[list[int]]) -> None:
+        item = self.program.instructions[pc]
+        if item.mnemonic != "param":
+            return
+        at = wrap(item["at"] + registers[item["at_reg"]])
+        place = bisect_right(self.starts, at) - 1
+        name = self.declared[place].name if place >= 0 and at < self.declared[place].index + self.declared[place].count else ""
+        if not name:
+            raise IllegalProgramError(
+                f"instruction {pc} (param): parameters: reads word {at}, which is of none; declare one, or keep inside"
+            )
+        if self.read.setdefault(pc, name) != name:
+            raise IllegalProgramError(
+                f"instruction {pc} (param): parameters: reads words of '{self.read[pc]}' and of '{name}'; keep its index inside one"
+            )
 
 
 @dataclass

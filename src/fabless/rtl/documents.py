@@ -17,6 +17,13 @@ HOST_PORTS = (
     ("start", "1", "in", "begin at instruction 0; one cycle, while done or after reset"),
     ("done", "1", "out", "the program has halted"),
     ("cycles", "48", "out", "cycles from the first instruction to halt"),
+    ("counter_address", "5", "in", "which counter: 8 for each event (busy, semaphore, full) + queue (ctrl, load, store, mxu, vpu, net)"),
+    (
+        "counter_data",
+        "48",
+        "out",
+        "cycles of the launch in which a queue's unit worked, its head waited for a semaphore, or ctrl found it full; a cycle later",
+    ),
     ("popped", "6", "out", "one bit a queue: an instruction starts (ctrl: ends) in this cycle"),
     ("host_program", "1", "in", "write host_data to program word host_address"),
     ("host_parameter", "1", "in", "write host_data[31:0] to parameter word host_address"),

@@ -7,7 +7,7 @@ does that. Content is zero at power-up. A multi-ported memory stands for as many
 
 from __future__ import annotations
 
-from amaranth.hdl import Cat, ClockSignal, Instance, Module, Signal, Value
+from amaranth.hdl import ClockSignal, Instance, Module, Signal
 
 
 def index_bits(depth: int) -> int:
@@ -34,11 +34,6 @@ class Ram:
         for i, r in enumerate(self.read):
             ports |= {f"i_re{i}": r.enable, f"i_ra{i}": r.address, f"o_rd{i}": r.data}
         m.submodules[self.name] = Instance(ram_module(len(self.write), len(self.read)), **ports)
-
-    @property
-    def used(self) -> Value:
-        """Return whether a port is enabled: when a gated clock must tick."""
-        return Cat(port.enable for port in (*self.write, *self.read)).any()
 
 
 class WritePort:

@@ -16,7 +16,8 @@ class Queue(Elaboratable):
 
     Entry: the word, then the operands that the sequencer added up (`extra_bits`). Handshake: `push` in a cycle in which `full` is low; `go` for one
     cycle when the unit is `idle` and takes `word` and `extra`. An entry can leave in the cycle after it came; its room is free a cycle after it left.
-    A sync leaves when the unit is idle and `allowed`; in that cycle `wait` and `signal` are its masks and `fired` is high.
+    A sync leaves when the unit is idle and `allowed`; in that cycle `wait` and `signal` are its masks and `fired` is high;
+    `held` is high in a cycle in which it is not allowed.
     """
 
     def __init__(self, *, depth: int, extra_bits: int) -> None:
@@ -26,7 +27,7 @@ class Queue(Elaboratable):
         self.idle, self.go, self.popped = Signal(), Signal(), Signal()
         self.word, self.extra = Signal(WORD_BITS), Signal(extra_bits)
         self.wait, self.signal = Signal(N_SEMAPHORES), Signal(N_SEMAPHORES)
-        self.allowed, self.fired = Signal(), Signal()
+        self.allowed, self.fired, self.held = Signal(), Signal(), Signal()
 
     def elaborate(self, platform: Any) -> Module:
         """Build what the class describes."""
@@ -43,7 +44,8 @@ class Queue(Elaboratable):
         m.d.comb += [
             self.full.eq(level == self.depth), self.empty.eq(level == 0), Cat(self.word, self.extra).eq(head),
             self.wait.eq(bits(self.word, "sync", "wait")), self.signal.eq(bits(self.word, "sync", "signal")),
-            self.fired.eq(~self.empty & self.idle & waiting & self.allowed), self.go.eq(~self.empty & self.idle & ~waiting),
+            self.fired.eq(~self.empty & self.idle & waiting & self.allowed),
+            self.held.eq(~self.empty & self.idle & waiting & ~self.allowed), self.go.eq(~self.empty & self.idle & ~waiting),
             self.popped.eq(self.fired | self.go),
         ]  # fmt: skip
         with m.If(self.push):

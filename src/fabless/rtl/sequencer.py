@@ -47,7 +47,8 @@ class Sequencer(Elaboratable):
     `start` for one cycle begins at instruction 0; `done` rises when halt is over. One instruction a cycle, but for `madd` with a multiplicand, `param`
     and `read` (see LATENCY), and where a queue is full or a semaphore not ready. Ports: `push[q]`, `word`, `extra[q]` to the queues, `full[q]` and
     `all_idle` from them; `wait`, `signal`, `fired`, `allowed` as in `Queue`; `vector_read`, `vector_address`, `vector_data` (one cycle later);
-    `host_*`: writes of program and parameter words while halted.
+    `host_*`: writes of program and parameter words while halted. `waits`: in a cycle in which its own sync is held back; `finds_full`: likewise by a full
+    queue.
     """
 
     def __init__(self, tile: Tile) -> None:
@@ -61,6 +62,7 @@ class Sequencer(Elaboratable):
         self.host_program, self.host_parameter = Signal(), Signal()
         self.host_address, self.host_data = Signal(32), Signal(WORD_BITS)
         self.retired = Signal()
+        self.waits, self.finds_full = Signal(), Signal()
 
     def elaborate(self, platform: Any) -> Module:
         """Build what the class describes."""
@@ -212,7 +214,8 @@ class Sequencer(Elaboratable):
             m.d.comb += [self.push.eq(units), advance.eq(1)]
         m.d.comb += [
             self.wait.eq(bits(word, "sync", "wait")), self.signal.eq(bits(word, "sync", "signal")),
-            self.fired.eq(running & target[Queue.CTRL] & self.allowed),
+            self.fired.eq(running & target[Queue.CTRL] & self.allowed), self.waits.eq(running & target[Queue.CTRL] & ~self.allowed),
+            self.finds_full.eq(running & ((units & self.full) != 0)),
         ]  # fmt: skip
         with m.If(self.fired):
             m.d.comb += advance.eq(1)

@@ -9,11 +9,13 @@ from amaranth.hdl import Cat, DomainRenamer, Module, Mux, Signal
 from fabless.core.errors import UnsupportedError
 from fabless.program.isa import N_SEMAPHORES, WORD_BITS
 from fabless.program.isa import Queue as Name
-from fabless.rtl.block import Block
+from fabless.rtl.block import Block, named
 from fabless.rtl.clock import gated, lingering
+from fabless.rtl.counters import N_COUNTERS, WIDTH, Counters
 from fabless.rtl.load import Load, log2
-from fabless.rtl.memory import Ram
+from fabless.rtl.memory import Ram, index_bits
 from fabless.rtl.mxu import Mxu
+from fabless.rtl.net import Net
 from fabless.rtl.queue import Queue, Semaphores
 from fabless.rtl.sequencer import Sequencer, extra_bits
 from fabless.rtl.store import Store
@@ -30,9 +32,12 @@ class TileTop(Block):
     """Run programs.
 
     Host: while `done`, write words by `host_program` or `host_parameter` with `host_address`, `host_data`; raise `start` for a cycle; wait for `done`.
-    `cycles` counts from the first instruction to halt. Memory: a read channel `read_valid`, `read_ready`, `read_address` with answers `answer_valid`,
+    `cycles` counts from the first instruction to halt; `counter_data` is the counter that
+    `counter_address` chose a cycle before (see `counters`). Memory: a read channel `read_valid`, `read_ready`, `read_address` with answers `answer_valid`,
     `answer_data` in order, never refused; a write channel `write_valid`, `write_ready`, `write_address`, `write_data`, `write_strobe`. Addresses are
-    bytes, multiples of the width. `popped`: one bit a queue, high when an instruction starts (ctrl: when it ends).
+    bytes, multiples of the width. Links of the ring: `link_valid`, `link_data` and `credit_out` to be carried, in as many cycles as the wires take but at
+    least one, to `arrive_valid`, `arrive_data` of the next tile and `credit` of the one before (see `net.Net`). `popped`: one bit a queue, high when an
+    instruction starts (ctrl: when it ends).
     """
 
     module = "fl_tile"
@@ -52,6 +57,7 @@ class TileTop(Block):
             self.output("cycles", 48),
             self.output("popped", 6),
         )
+        self.counter_address, self.counter_data = self.input("counter_address", index_bits(N_COUNTERS)), self.output("counter_data", WIDTH)
         self.host_program, self.host_parameter = self.input("host_program", 1), self.input("host_parameter", 1)
         self.host_address, self.host_data = self.input("host_address", 32), self.input("host_data", WORD_BITS)
         self.read_valid, self.read_ready, self.read_address = (
@@ -63,20 +69,33 @@ class TileTop(Block):
         self.write_valid, self.write_ready = self.output("write_valid", 1), self.input("write_ready", 1)
         self.write_address, self.write_data = self.output("write_address", 40), self.output("write_data", 8 * b)
         self.write_strobe = self.output("write_strobe", b)
+        n = tile.link_bytes_per_cycle
+        self.link_valid, self.link_data, self.credit = (
+            self.output("link_valid", 1),
+            self.output("link_data", 8 * n),
+            self.input("credit", 1),
+        )
+        self.arrive_valid, self.arrive_data = self.input("arrive_valid", 1), self.input("arrive_data", 8 * n)
+        self.credit_out = self.output("credit_out", 1)
 
     def elaborate(self, platform: Any) -> Module:
         """Build what the class describes."""
         m = Module()
-        m.submodules.sequencer = sequencer = Sequencer(self.tile)
-        m.submodules.load = load = Load(self.tile)
-        store, vector = Store(self.tile), Vector(self.shared)
-        m.submodules.mxu = mxu = Mxu(self.shared)
-        for name, unit in (("store", store), ("vector", vector)):
-            gated(m, name, lingering(m, unit.go | ~unit.idle, 4, name))
+        m.submodules.sequencer = sequencer = named(Sequencer(self.tile))
+        m.submodules.load = load = named(Load(self.tile))
+        m.submodules.mxu = mxu = named(Mxu(self.shared))
+        store, vector, net = named(Store(self.tile)), named(Vector(self.shared)), named(Net(self.shared))
+        works = {
+            "store": store.go | ~store.idle,
+            "vector": vector.go | ~vector.idle,
+            "net": net.go | ~net.quiet | net.arrive_valid | net.credit,
+        }
+        for name, unit in (("store", store), ("vector", vector), ("net", net)):
+            gated(m, name, lingering(m, works[name], 4, name))
             m.submodules[name] = DomainRenamer(name)(unit)
-        self._control(m, sequencer, {Name.LOAD: load, Name.STORE: store, Name.MXU: mxu, Name.VPU: vector})
-        self._vector_buffer(m, sequencer, load, store, vector)
-        self._activations(m, load, store, mxu, vector)
+        self._control(m, sequencer, {Name.LOAD: load, Name.STORE: store, Name.MXU: mxu, Name.VPU: vector, Name.NET: net})
+        self._vector_buffer(m, sequencer, load, store, vector, net)
+        self._activations(m, load, store, mxu, vector, net)
         m.d.comb += [
             mxu.load_address.eq(load.word_address), mxu.load_enable.eq(load.weight_enable), mxu.load_data.eq(load.weight_data),
             mxu.load_scale_enable.eq(load.scale_enable), mxu.load_scale.eq(load.scale_data), mxu.vector_read.eq(vector.c_read),
@@ -85,13 +104,15 @@ class TileTop(Block):
             load.answer_valid.eq(self.answer_valid), load.answer_data.eq(self.answer_data),
             self.write_valid.eq(store.write_valid), store.write_ready.eq(self.write_ready), self.write_address.eq(store.write_address),
             self.write_data.eq(store.write_data), self.write_strobe.eq(store.write_strobe),
+            self.link_valid.eq(net.link_valid), self.link_data.eq(net.link_data), net.credit.eq(self.credit),
+            net.arrive_valid.eq(self.arrive_valid), net.arrive_data.eq(self.arrive_data), self.credit_out.eq(net.credit_out),
         ]  # fmt: skip
         return m
 
     def _control(self, m: Module, sequencer: Sequencer, units: dict[Name, Any]) -> None:
         """Join sequencer, queues and semaphores; count cycles."""
-        m.submodules.semaphores = semaphores = Semaphores()
-        queues: dict[Name, Queue] = {q: Queue(depth=self.tile.queue_depth, extra_bits=extra_bits(q)) for q in UNITS}
+        m.submodules.semaphores = semaphores = named(Semaphores())
+        queues: dict[Name, Queue] = {q: named(Queue(depth=self.tile.queue_depth, extra_bits=extra_bits(q))) for q in UNITS}
         waiters: list[Any] = [sequencer, *queues.values()]
         for waiter in waiters:
             m.d.comb += waiter.allowed.eq(((waiter.wait & semaphores.below) == 0) & ((waiter.signal & semaphores.above) == 0))
@@ -104,14 +125,15 @@ class TileTop(Block):
         idle: Any = 1
         for q, queue in queues.items():
             m.submodules[f"queue_{q.name.lower()}"] = queue
-            unit = units.get(q)
+            unit = units[q]
             m.d.comb += [
                 queue.push.eq(sequencer.push[q]), queue.push_word.eq(sequencer.word), queue.push_extra.eq(sequencer.extra[q]),
-                sequencer.full[q].eq(queue.full), queue.idle.eq(1 if unit is None else unit.idle), self.popped[q].eq(queue.popped),
+                sequencer.full[q].eq(queue.full), queue.idle.eq(unit.idle), self.popped[q].eq(queue.popped),
+                unit.go.eq(queue.go), unit.word.eq(queue.word), unit.extra.eq(queue.extra),
             ]  # fmt: skip
-            if unit is not None:
-                m.d.comb += [unit.go.eq(queue.go), unit.word.eq(queue.word), unit.extra.eq(queue.extra)]
-            idle = idle & queue.empty & queue.idle
+            # what is idle for the head of queue net may still be sending
+            idle = idle & queue.empty & (unit.quiet if q == Name.NET else queue.idle)
+        self._counters(m, sequencer, queues, units)
         running = Signal()
         with m.If(self.start):
             m.d.sync += [running.eq(1), self.cycles.eq(0)]
@@ -123,17 +145,32 @@ class TileTop(Block):
             sequencer.host_address.eq(self.host_address), sequencer.host_data.eq(self.host_data),
         ]  # fmt: skip
 
-    def _vector_buffer(self, m: Module, sequencer: Sequencer, load: Load, store: Store, vector: Vector) -> None:
-        """Place one bank a lane: writes from the vector unit and `load`, reads of a, b, `store` and `read`."""
+    def _counters(self, m: Module, sequencer: Sequencer, queues: dict[Name, Queue], units: dict[Name, Any]) -> None:
+        """Count where cycles go."""
+        m.submodules.counters = counters = named(Counters())
+        for q, queue in queues.items():
+            busy = ~units[q].quiet if q == Name.NET else ~units[q].idle
+            counters.watch("busy", q, queue.go | queue.fired | busy)
+            counters.watch("semaphore", q, queue.held)
+        counters.watch("semaphore", Name.CTRL, sequencer.waits)
+        counters.watch("full", Name.CTRL, sequencer.finds_full)
+        m.d.comb += [
+            counters.clear.eq(self.start), counters.address.eq(self.counter_address), self.counter_data.eq(counters.data),
+        ]  # fmt: skip
+
+    def _vector_buffer(self, m: Module, sequencer: Sequencer, load: Load, store: Store, vector: Vector, net: Net) -> None:
+        """Place one bank a lane: writes from the vector unit, `load` and `recv`; reads of a, b, `store`, `read`, `send` and what `recv` adds to."""
         lanes = self.tile.vector_lanes
         words = self.tile.vector_elements // lanes
         lane_bits = log2(lanes)
         chosen = Signal(lane_bits)
         codes = []
         m.d.sync += chosen.eq(sequencer.vector_address[:lane_bits])
-        banks = []
+        # Memories tick when they are used; whether `store` reads in a cycle depends on memory's ready, which may come late: while it works.
+        used = load.vector_enable.any() | vector.write.any() | vector.a_read | vector.b_read | ~store.idle | sequencer.vector_read
+        gated(m, "vectors", used | net.write.any() | net.vector_read | net.add_read)
         for i in range(lanes):
-            bank = Ram(width=32, depth=words, writes=2, reads=4, name=f"vectors{i}")
+            bank = Ram(width=32, depth=words, writes=3, reads=6, name=f"vectors{i}")
             bank.place(m, "vectors")
             part = slice(32 * i, 32 * i + 32)
             m.d.comb += [
@@ -145,21 +182,23 @@ class TileTop(Block):
                 bank.read[2].enable.eq(store.read_enable), bank.read[2].address.eq(store.vector_address + store.vector_carry[i]),
                 store.vector_data[part].eq(bank.read[2].data),
                 bank.read[3].enable.eq(sequencer.vector_read), bank.read[3].address.eq(sequencer.vector_address >> lane_bits),
+                bank.write[2].enable.eq(net.write[i]), bank.write[2].address.eq(net.write_address), bank.write[2].data.eq(net.write_data[part]),
+                bank.read[4].enable.eq(net.vector_read), bank.read[4].address.eq(net.vector_address), net.vector_data[part].eq(bank.read[4].data),
+                bank.read[5].enable.eq(net.add_read), bank.read[5].address.eq(net.add_address), net.add_data[part].eq(bank.read[5].data),
             ]  # fmt: skip
             codes.append(bank.read[3].data)
-            banks.append(bank.used)
-        # Whether `store` reads depends on memory's ready, which may come late in a cycle: tick as long as it works.
-        gated(m, "vectors", Cat(banks).any() | ~store.idle)
         m.d.comb += sequencer.vector_data.eq(Cat(codes).word_select(chosen, 32))
 
-    def _activations(self, m: Module, load: Load, store: Store, mxu: Mxu, vector: Vector) -> None:
-        """Place blocks and scales: writes from `load` and quant, reads of `gemm` and `store`."""
+    def _activations(self, m: Module, load: Load, store: Store, mxu: Mxu, vector: Vector, net: Net) -> None:
+        """Place blocks and scales: writes from `load`, quant and `recv`, reads of `gemm`, `store` and `send`."""
         depth = self.tile.activation_words
-        blocks = Ram(width=256, depth=depth, grain=128, writes=2, reads=2, name="activations")
-        scales = Ram(width=16, depth=depth, writes=2, reads=2, name="activation_scales")
-        for ram, enable, data, block in (
-            (blocks, load.activation_enable, load.activation_data, vector.block),
-            (scales, load.activation_scale_enable, load.activation_scale_data, vector.block_scale),
+        loads = load.activation_enable.any() | load.activation_scale_enable
+        gated(m, "activations", loads | vector.block_write | mxu.activation_read | ~store.idle | net.block_write | net.word_read)
+        blocks = Ram(width=256, depth=depth, grain=128, writes=3, reads=3, name="activations")
+        scales = Ram(width=16, depth=depth, writes=3, reads=3, name="activation_scales")
+        for ram, enable, data, block, received in (
+            (blocks, load.activation_enable, load.activation_data, vector.block, net.block),
+            (scales, load.activation_scale_enable, load.activation_scale_data, vector.block_scale, net.block_scale),
         ):
             ram.place(m, "activations")
             m.d.comb += [
@@ -167,9 +206,10 @@ class TileTop(Block):
                 ram.write[1].enable.eq(vector.block_write.replicate(len(ram.write[1].enable))), ram.write[1].address.eq(vector.block_address),
                 ram.write[1].data.eq(block), ram.read[0].enable.eq(mxu.activation_read), ram.read[0].address.eq(mxu.activation_address),
                 ram.read[1].enable.eq(store.read_enable), ram.read[1].address.eq(store.word_address),
+                ram.write[2].enable.eq(net.block_write.replicate(len(ram.write[2].enable))), ram.write[2].address.eq(net.block_address),
+                ram.write[2].data.eq(received), ram.read[2].enable.eq(net.word_read), ram.read[2].address.eq(net.word_address),
             ]  # fmt: skip
-        gated(m, "activations", blocks.used | scales.used | ~store.idle)
         m.d.comb += [
             mxu.activation.eq(blocks.read[0].data), mxu.activation_scale.eq(scales.read[0].data), store.activation_data.eq(blocks.read[1].data),
-            store.activation_scale_data.eq(scales.read[1].data),
+            store.activation_scale_data.eq(scales.read[1].data), net.word_data.eq(Cat(blocks.read[2].data, scales.read[2].data)),
         ]  # fmt: skip

@@ -20,6 +20,7 @@ class Calibration:
     `launch_overhead_s`: from one kernel's end to the next one's first useful cycle.
     `link_latency_s`: what a collective takes before its first hop, launch and synchronisation.
     `prefetches`: the next ops' operands stream in while one computes, activations stay on chip where they fit (static schedules).
+    `contract`: the chip is one of our own tiles, whose timing contract is known (`sim.tile_times`), not only its rates.
     `error_ratio`: half-width of the 80% band of |predicted / measured - 1| on silicon that the fit has not seen; None where underivable.
     """
 
@@ -30,11 +31,14 @@ class Calibration:
     link_efficiency: float = 1.0
     link_latency_s: float = 0.0
     prefetches: bool = False
+    contract: bool = False
     error_ratio: float | None = None
 
 
 #: A chip whose schedule is static and whose every cycle is derived: nothing to calibrate.
 IDEAL = Calibration("fabless", prefetches=True)
+#: As well the timing contract of a tile that is built: what its simulated cycles are held against.
+CONTRACT = Calibration("fabless", prefetches=True, contract=True)
 
 
 @cache

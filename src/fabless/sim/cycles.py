@@ -1,8 +1,9 @@
 """The cycle simulator: how long a program takes on a tile, exactly as the RTL takes it, without computing any data.
 
 Timing does not depend on data: the sequencer is run for its registers, each unit instruction takes what the timing column of the ISA states, `load`
-and `store` what memory lets them take, beat by beat, and semaphores and queues make units wait. `read`, the one way from data to an address, brings
-`reads`: only the alignment of later addresses can depend on them.
+and `store` what memory lets them take, beat by beat, and semaphores and queues make units wait. In a ring all tiles start in one cycle, and `send` and
+`recv` wait for each other, beat by beat: tiles are looked at in turn, each as far as its neighbours' beats are known. `read`, the one way from data to
+an address, brings `reads`: only the alignment of later addresses can depend on them.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fabless.core.errors import IllegalProgramError, UnsupportedError
+from fabless.core.errors import IllegalProgramError, InputError, UnsupportedError
 from fabless.program.events import KINDS, LINK, MACS, VECTOR_OPS, events
 from fabless.program.isa import FORMAT_BITS, Instruction, Queue
-from fabless.program.timing import ceil, cycles, row_bytes
+from fabless.program.program import Program
+from fabless.program.timing import LINK_QUEUE_BEATS, ceil, cycles, row_bytes
 from fabless.sim.dram import IDEAL, MemoryModel
 from fabless.sim.trace import Counters, Event, Trace
 
@@ -25,10 +27,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from fabless.program.program import Program
     from fabless.program.tile import Tile
 
-CAUSES = ("busy", "semaphore", "memory", "full")
+CAUSES = ("busy", "semaphore", "memory", "full", "link")
 #: The resources of an `Event`, and whose queues they are.
 _BOUNDS = ("compute", "vector", "memory", "link", "overhead")
 _RESOURCES = ((Queue.MXU,), (Queue.VPU,), (Queue.LOAD, Queue.STORE), (Queue.NET,), (Queue.CTRL,))
@@ -40,10 +41,10 @@ _DRAM = tuple(KINDS.index(name) for name in ("dram_read", "dram_written"))
 class Timing:
     """Hold the cycles of a launch and where they went.
 
-    `ops` names the parts of the program between its labels. `account [op, 6 queues, 4 causes]`: cycles in which a queue was busy, waited for a
-    semaphore, had to wait for memory, or (ctrl) found a queue full. `own [op]`: the cycles that an op adds to the end of what precedes it in program
-    order; they sum to `cycles`. `counts [instruction]`: how often each was issued. `banks [reads or writes, bank, hits or misses]`: beats that found
-    their row open, or not; no bank where the memory model has none.
+    `ops` names the parts of the program between its labels. `account [op, 6 queues, 5 causes]`: cycles in which a queue was busy, waited for a
+    semaphore, had to wait for memory, (ctrl) found a queue full, or (net) waited for a neighbour. `own [op]`: the cycles that an op adds to the end of
+    what precedes it in program order; they sum to `cycles`. `counts [instruction]`: how often each was issued. `banks [reads or writes, bank, hits or
+    misses]`: beats that found their row open, or not; no bank where the memory model has none.
     `pcs`, `starts`, `ends`: for each issued instruction, in program order, where it stands, in which cycle it starts and when its unit is free
     again; empty when not asked for.
     """
@@ -75,25 +76,40 @@ class Timing:
 
 
 def simulate(
-    program: Program,
+    program: Program | Sequence[Program],
     tile: Tile | None = None,
     parameters: NDArray[np.int32] | Mapping[str, object] | None = None,
     memory_model: MemoryModel = IDEAL,
     *,
+    link_latency_cycles: int = 1,
     reads: Sequence[int] = (),
     clock_hz: float = 1e9,
     macs_as: str = "int8",
+    shown: int | None = None,
 ) -> Trace:
     """Return the cycles of one launch, by unit and by op, with stalls by cause; equal to the RTL's cycle count with the same memory model.
 
-    `parameters`: words, or values by name (see `program.sequence.parameter_words`). Events of the trace are the program's labels in order; `cycles`
-    of one is what it adds to the end of what precedes it, so that they sum to the launch. `macs_as`: the element format that counters name.
+    `parameters`: words, or values by name (see `program.sequence.parameter_words`). Several programs: a ring of as many tiles, all launched with the
+    same parameters; the trace is of the tile that takes longest (or `shown`), its counters are of all. Events of the trace are the program's labels in order;
+    `cycles` of one is what it adds to the end of what precedes it, so that they sum to the launch. `macs_as`: the element format that counters name.
     Raises `UnsupportedError` for a program of another tile, `IllegalProgramError` for one that does not run to its halt.
     """
-    timing = time(program, tile, parameters, memory_model, reads=reads)
+    programs = (program,) if isinstance(program, Program) else tuple(program)
+    for one in programs:
+        _check_tile(one, tile)
+    ring = time_ring(
+        programs, [parameters] * len(programs), memory_model, link_latency_cycles=link_latency_cycles, reads=[reads] * len(programs)
+    )
+    slowest = max(range(len(ring)), key=lambda i: ring[i].cycles) if shown is None else shown
+    timing, program = ring[slowest], programs[slowest]
+    others = [
+        _counters(_events_by_op(p, t.counts).sum(axis=0), macs_as)
+        for i, (p, t) in enumerate(zip(programs, ring, strict=True))
+        if i != slowest
+    ]
     owner = owners(program)[1]
     counted = _events_by_op(program, timing.counts)
-    total, found = Counters(), []
+    total, found = sum(others, Counters()), []
     for i, name in enumerate(timing.ops):
         if not timing.account[i].any():
             continue
@@ -103,10 +119,15 @@ def simulate(
         total = total + counters
         times = int(timing.counts[program.labels.get(name, owner.index(i))])
         bound = _BOUNDS[spent.index(max(spent))]
-        found.append(Event(name, "op", times, float(timing.own[i]), *spent, bound=bound, counters=counters, stalls=timing.stalls(i)))
+        compute, vector, memory, link, overhead = spent
+        found.append(
+            Event(
+                name, "op", times, float(timing.own[i]), compute, vector, memory, link, overhead, bound, counters, stalls=timing.stalls(i)
+            )
+        )
     return Trace(
         clock_hz=clock_hz, cycles=float(timing.cycles), stage_cycles=float(timing.cycles), emitted_tokens=1.0, n_chips=1, events=tuple(found),
-        counters=total, fidelity="cycle", stalls=timing.stalls(), units=timing.busy(),
+        counters=total, fidelity="cycle", stalls=timing.stalls(), units=timing.busy(), slowest_tile=slowest,
         banks=tuple((int(hits), int(misses)) for hits, misses in timing.banks.sum(axis=0)),
     )  # fmt: skip
 
@@ -124,7 +145,7 @@ def _counters(counted: NDArray[np.int64], macs_as: str) -> Counters:
     macs = ((macs_as, float(counted[MACS])),) if counted[MACS] else ()
     levels = tuple((KINDS[i], float(counted[i])) for i in (*_DRAM, *_BUFFERS) if counted[i])
     dram, buffers = float(counted[list(_DRAM)].sum()), float(counted[list(_BUFFERS)].sum())
-    return Counters(macs, float(counted[VECTOR_OPS]), dram, 0.0, buffers, float(counted[LINK]), levels)
+    return Counters(macs, float(counted[VECTOR_OPS]), dram, 0.0, buffers, float(counted[LINK]), levels=levels)
 
 
 def time(
@@ -137,30 +158,111 @@ def time(
     keep: int = 0,
     limit: int = 1 << 40,
 ) -> Timing:
-    """Return the cycles of one launch, and of the first `keep` issued instructions each start and end."""
-    from fabless.program.sequence import parameter_words
-    from fabless.sim import cycles_kernel as kernel
+    """Return the cycles of one launch, and of the first `keep` issued instructions each start and end; its link leads back to itself."""
+    _check_tile(program, tile)
+    return time_ring([program], [parameters], memory_model, reads=[reads], keep=keep, limit=limit)[0]
 
+
+def _check_tile(program: Program, tile: Tile | None) -> None:
     if tile is not None and tile != program.tile:
         raise UnsupportedError(
             f"program '{program.name}' was made for tile {program.tile.digest}, this one is {tile.digest}; compile it for this chip"
         )
-    words = parameters if isinstance(parameters, np.ndarray) else parameter_words(program, parameters)
-    table, static = _tables(program)
-    ops, _ = owners(program)
-    account, own = np.zeros((len(ops), len(Queue), len(CAUSES)), np.int64), np.zeros(len(ops), np.int64)
-    counts = np.zeros(len(table), np.int64)
-    banks = np.zeros((2, memory_model.banks + 1, 4), np.int64)
-    banks[:, -1, 1] = -1
-    pcs, starts, ends = (np.zeros(keep, np.int64) for _ in range(3))
-    total, count = kernel.simulate(
-        table, static, words.astype(np.int64), np.asarray(reads, np.int64), program.tile.queue_depth, program.tile.read_queue_beats,
-        program.tile.memory_bytes_per_cycle, np.array(memory_model.numbers, np.int64), limit, account, own, counts, banks, pcs, starts, ends,
-    )  # fmt: skip
-    if total < 0:
-        raise IllegalProgramError(f"instruction {count}: {_reason(total)}")
-    used = min(keep, count)
-    return Timing(int(total), int(count), ops, account, own, counts, banks[:, :-1, 2:], pcs[:used], starts[:used], ends[:used])
+
+
+def time_ring(
+    programs: Sequence[Program],
+    parameters: Sequence[NDArray[np.int32] | Mapping[str, object] | None],
+    memory_model: MemoryModel = IDEAL,
+    *,
+    link_latency_cycles: int = 1,
+    reads: Sequence[Sequence[int]] = (),
+    keep: int = 0,
+    limit: int = 1 << 40,
+) -> tuple[Timing, ...]:
+    """Return the cycles of one launch of each tile of a ring; tile i sends to tile i + 1, the last to the first.
+
+    `link_latency_cycles`: from a tile to the next, for what is sent and for the room that comes back. `reads`, `keep`: as in `time`, `reads` by tile.
+    Raises `IllegalProgramError` when all tiles wait for each other.
+    """
+    from fabless.sim import cycles_kernel as kernel
+    from fabless.sim.cycles_link import LINK_SHAPE
+
+    if link_latency_cycles < 1:
+        raise InputError(f"link latency of {link_latency_cycles} cycles: a link is a register at least; give 1 or more")
+    links = [np.zeros(LINK_SHAPE, np.int64) for _ in programs]
+    tiles = [
+        _Pass(program, words, memory_model, (links[i - 1], links[i], link_latency_cycles), reads[i] if reads else (), keep, limit)
+        for i, (program, words) in enumerate(zip(programs, parameters, strict=True))
+    ]
+    waiting = list(range(len(tiles)))
+    while waiting:
+        before = _known(tiles, links)
+        waiting = [i for i in waiting if tiles[i].advance() == kernel.WAITING]
+        if waiting and _known(tiles, links) == before:
+            raise IllegalProgramError(_stuck(tiles, waiting, links))
+    return tuple(one.timing() for one in tiles)
+
+
+def _known(tiles: Sequence[_Pass], links: Sequence[NDArray[np.int64]]) -> int:
+    return sum(one.instructions for one in tiles) + sum(int(link[:, -1].sum()) for link in links)
+
+
+def _stuck(tiles: Sequence[_Pass], waiting: Sequence[int], links: Sequence[NDArray[np.int64]]) -> str:
+    where = ", ".join(f"tile {i} at instruction {int(tiles[i].kept[0][1])}" for i in waiting)
+    full = any(link[0, -1] - link[1, -1] >= LINK_QUEUE_BEATS for link in links)
+    why = (
+        f"a link holds {LINK_QUEUE_BEATS} beats; send less before the recv that makes room"
+        if full
+        else "match every recv with a send of the tile before"
+    )
+    return f"the ring stands still: {where} wait for each other; {why}"
+
+
+class _Pass:
+    """Hold the pass over one tile's launch: `advance` goes as far as its neighbours' beats are known."""
+
+    def __init__(
+        self, program: Program, parameters: NDArray[np.int32] | Mapping[str, object] | None, memory_model: MemoryModel,
+        links: tuple[NDArray[np.int64], NDArray[np.int64], int], reads: Sequence[int], keep: int, limit: int,
+    ) -> None:  # fmt: skip
+        from fabless.program.sequence import parameter_words
+        from fabless.sim import cycles_kernel as kernel
+
+        words = parameters if isinstance(parameters, np.ndarray) else parameter_words(program, parameters)
+        t, (table, static) = program.tile, _tables(program)
+        self.ops = owners(program)[0]
+        self.account, self.own = np.zeros((len(self.ops), len(Queue), len(CAUSES)), np.int64), np.zeros(len(self.ops), np.int64)
+        self.counts = np.zeros(len(table), np.int64)
+        self.banks = np.zeros((2, memory_model.banks + 1, 4), np.int64)
+        self.banks[:, -1, 1] = -1
+        self.record = tuple(np.zeros(keep, np.int64) for _ in range(3))
+        self.kept = kernel.fresh(t.queue_depth, t.read_queue_beats)
+        self.cycles, self.instructions = 0, 0
+        self._given = (
+            table, static, words.astype(np.int64), np.asarray(reads, np.int64), t.queue_depth, t.read_queue_beats, t.memory_bytes_per_cycle,
+            np.array(memory_model.numbers, np.int64), limit, self.account, self.own, self.counts, self.banks, *self.record, self.kept, *links,
+        )  # fmt: skip
+
+    def advance(self) -> int:
+        """Go on; returns `cycles_kernel.WAITING` or the cycles of the launch."""
+        from fabless.sim import cycles_kernel as kernel
+
+        total, count = kernel.simulate(*self._given)
+        if total == kernel.WAITING:
+            self.instructions = int(self.kept[0][3])
+        elif total < 0:
+            raise IllegalProgramError(f"instruction {count}: {_reason(total)}")
+        else:
+            self.cycles, self.instructions = int(total), int(count)
+        return int(total)
+
+    def timing(self) -> Timing:
+        """Return what the pass found."""
+        pcs, starts, ends = (r[: self.instructions] for r in self.record)
+        return Timing(
+            self.cycles, self.instructions, self.ops, self.account, self.own, self.counts, self.banks[:, :-1, 2:], pcs, starts, ends
+        )
 
 
 def _reason(code: int) -> str:

@@ -4,16 +4,23 @@
 # ruff: noqa: ANN001, ANN201, PLR0912, PLR0915  numba kernels: types are inferred; one branch an instruction
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 from numba import njit
 
 from fabless.program.isa import BY_MNEMONIC, LATENCY, LOOP_DEPTH, N_REGISTERS, N_SEMAPHORES, SEMAPHORE_MAX, Queue
+from fabless.sim import cycles_link as net
 from fabless.sim.machine_words import column, native, wrap
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 HALT, LOOP, END, MADD, PARAM, READ, SYNC, LOAD, STORE = (
     BY_MNEMONIC[n].code for n in ("halt", "loop", "end", "madd", "param", "read", "sync", "load", "store")
 )
-CTRL, LOAD_QUEUE, N_QUEUES = int(Queue.CTRL), int(Queue.LOAD), len(Queue)
+CTRL, LOAD_QUEUE, NET, N_QUEUES = int(Queue.CTRL), int(Queue.LOAD), int(Queue.NET), len(Queue)
+SEND, RECV, SEND_FILL, RECV_FILL = net.SEND, net.RECV, net.SEND_FILL, net.RECV_FILL
 LATENCY_MADD, LATENCY_PARAM, LATENCY_READ = LATENCY["MADD"], LATENCY["PARAM"], LATENCY["READ"]
 LOAD_FILL, STORE_FILL = LATENCY["LOAD_FILL"], LATENCY["STORE_FILL"]
 LOOP_COUNT, LOOP_COUNT_REG, LOOP_LENGTH = (column("loop", n) for n in ("count", "count_reg", "length"))
@@ -28,8 +35,20 @@ M_LATENCY, M_BEATS, M_CYCLES, M_PERIOD, M_REFRESH, M_BANKS, M_ROW_BYTES, M_ACTIV
 #: What is kept of a bank: the row that was opened last plus 1 (0: none yet), when; hits and misses. One more row holds a channel's last answer.
 B_ROW, B_AT, B_HITS, B_MISSES = range(4)
 #: Why a queue's unit did not work: columns of the account, by queue.
-BUSY, SEMAPHORE, MEMORY, FULL = range(4)
-BAD_PC, BAD_LOOP, BAD_PARAMETER, BAD_WAIT, TOO_MANY = range(-1, -6, -1)
+BUSY, SEMAPHORE, MEMORY, FULL, LINK = range(5)
+BAD_PC, BAD_LOOP, BAD_PARAMETER, BAD_WAIT, TOO_MANY, WAITING = range(-1, -7, -1)
+#: Where a pass stands: nesting, pc, cycle, instructions, reads, the end of all so far.
+CONTROL_WORDS = 6
+
+
+def fresh(depth: int, room: int) -> tuple[NDArray[np.int64], ...]:
+    """Return what the pass over a launch keeps, at its beginning: control, registers, loops, queues, semaphores, read queue, net unit."""
+    words, ring = np.int64, (N_SEMAPHORES, SEMAPHORE_MAX + 1)
+    return (
+        np.zeros(CONTROL_WORDS, words), np.zeros(N_REGISTERS, words), np.zeros((2, LOOP_DEPTH), words), np.zeros((2, N_QUEUES), words),
+        np.zeros((N_QUEUES, depth), words), np.zeros((2, *ring), words), np.zeros((2, N_SEMAPHORES), words), np.zeros(room, words),
+        np.full(net.NET_WORDS, -1, words),
+    )  # fmt: skip
 
 
 @native
@@ -144,24 +163,29 @@ def store_end(start, address, stride, rows, row_bytes, chunk, width, model, bank
     return step + STORE_FILL, steps + STORE_FILL
 
 
+@native
+def keep(control, counts, nesting, pc, t, n, n_reads, last):
+    """Keep where a pass stands, at an instruction that is looked at again."""
+    control[0], control[1], control[2], control[3], control[4], control[5] = nesting, pc, t, n, n_reads, last
+    counts[pc] -= 1
+
+
 @njit(cache=True, error_model="numpy")
-def simulate(table, static, parameters, reads, depth, room, width, model, limit, account, own, counts, banks, pcs, starts, ends):
-    """Return (cycles, instructions) or (error, pc).
+def simulate(
+    table, static, parameters, reads, depth, room, width, model, limit, account, own, counts, banks, pcs, starts, ends, kept, link_in, link_out, latency
+):  # fmt: skip
+    """Return (cycles, instructions), (error, pc), or (WAITING, pc) where another tile must be looked at first: then call again.
 
     Fills `account [op, queue, cause]`; `own [op]`: by how many cycles an op's stores, products and vector work move the end of all that precedes it in
-    program order; `counts [pc]`; `banks [reads or writes, bank, B_*]`; and, as far as they reach, `pcs`, `starts`, `ends`.
+    program order; `counts [pc]`; `banks [reads or writes, bank, B_*]`; and, as far as they reach, `pcs`, `starts`, `ends`. `kept`: see `fresh`.
+    Links: see `sim.cycles_link`.
 
     Dependencies of an instruction stand before it in program order (every signal before its wait), so that one pass knows every time it needs.
     """
-    registers = np.zeros(N_REGISTERS, np.int64)
-    loop_first, loop_left = np.zeros(LOOP_DEPTH, np.int64), np.zeros(LOOP_DEPTH, np.int64)
-    free, pushed = np.zeros(N_QUEUES, np.int64), np.zeros(N_QUEUES, np.int64)
-    left_at = np.zeros((N_QUEUES, depth), np.int64)
-    ring = SEMAPHORE_MAX + 1
-    given, taken = np.zeros((N_SEMAPHORES, ring), np.int64), np.zeros((N_SEMAPHORES, ring), np.int64)
-    n_given, n_taken = np.zeros(N_SEMAPHORES, np.int64), np.zeros(N_SEMAPHORES, np.int64)
-    popped = np.zeros(room, np.int64)
-    nesting, pc, t, n, n_reads, last = 0, 0, 0, 0, 0, 0
+    control, registers, loops, queues, left_at, tokens, n_tokens, popped, unit = kept
+    loop_first, loop_left, free, pushed, given, taken = loops[0], loops[1], queues[0], queues[1], tokens[0], tokens[1]
+    n_given, n_taken, ring = n_tokens[0], n_tokens[1], SEMAPHORE_MAX + 1
+    nesting, pc, t, n, n_reads, last = control[0], control[1], control[2], control[3], control[4], control[5]
     while True:
         if pc < 0 or pc >= len(table):
             return BAD_PC, pc
@@ -173,6 +197,10 @@ def simulate(table, static, parameters, reads, depth, room, width, model, limit,
         following = pc + 1
         start, end = t, t + 1
         if op == HALT:
+            if unit[net.SEND_LEFT] >= 0 and not net.advance_send(unit, link_out, latency, account, ends):
+                keep(control, counts, nesting, pc, t, n, n_reads, last)
+                return WAITING, pc
+            free[NET] = max(free[NET], unit[net.SEND_END], unit[net.RECV_END])
             for q in range(N_QUEUES):
                 end = max(end, free[q] + 1)
             if n < len(pcs):
@@ -222,6 +250,16 @@ def simulate(table, static, parameters, reads, depth, room, width, model, limit,
                 account[owner, CTRL, FULL] += push - t
                 t = push
                 start = max(push + 1, free[queue])
+            if queue == NET:
+                # All but a `recv` that writes elsewhere waits until the running `send` is over.
+                alone = op != RECV or (unit[net.RECV_LEFT] < 0 and net.waits_for_send(unit, word, registers))
+                if alone and unit[net.SEND_LEFT] >= 0 and not net.advance_send(unit, link_out, latency, account, ends):
+                    keep(control, counts, nesting, pc, t, n, n_reads, last)
+                    return WAITING, pc
+                if alone:
+                    start = max(start, unit[net.SEND_END])
+                if op == SYNC:
+                    start = max(start, unit[net.RECV_END])
             if op == SYNC:
                 at = start
                 for s in range(N_SEMAPHORES):
@@ -250,6 +288,18 @@ def simulate(table, static, parameters, reads, depth, room, width, model, limit,
                     end, ideal = store_end(start, address, word[STRIDE], word[ROWS], row_bytes, chunk, width, model, banks[1])
                 account[owner, queue, MEMORY] += end - start - ideal
                 account[owner, queue, BUSY] -= end - start - ideal
+            elif op == SEND:
+                start = net.send(unit, word, registers, start, static[pc, S_CYCLES] - SEND_FILL, n, owner)
+                end = start + 1  # of the next instruction; its own follows from the link
+                account[owner, queue, BUSY] -= 1
+            elif op == RECV:
+                if unit[net.RECV_LEFT] < 0:
+                    net.recv(unit, start, static[pc, S_CYCLES] - RECV_FILL, account)
+                if not net.both(unit, link_in, link_out, latency, account, ends):
+                    keep(control, counts, nesting, pc, t, n, n_reads, last)
+                    return WAITING, pc
+                start, end = unit[net.RECV_START], net.end_recv(unit, owner, account)
+                account[owner, queue, BUSY] -= end - start
             else:
                 end = start + static[pc, S_CYCLES]
             if queue != CTRL:

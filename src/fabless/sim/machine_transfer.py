@@ -70,7 +70,7 @@ if has_f16c():
 else:
 
     @native
-    def _widen_all(source, target, count):  # noqa: ARG001  the twin for hosts that have no such instruction
+    def _widen_all(source, target, count):
         return 0
 
 

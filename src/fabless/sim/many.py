@@ -19,6 +19,7 @@ from fabless.sim.calibration import Calibration, calibration_for
 from fabless.sim.collectives import collective_s, wire_bytes
 from fabless.sim.columns import columns, one_repeat
 from fabless.sim.gpu import ArrayTimes, gpu_times
+from fabless.sim.tile_times import has_tiles, tile_times
 
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Sequence
@@ -40,7 +41,7 @@ class OpTimes:
     """Hold seconds and events of one repeat of each unique op on each chip, all `[n_ops, n_chips]`; infinite where a chip cannot run it.
 
     `busy_s` is how long the op takes by itself: the slowest of its resources, plus overhead. `macs_as` is the element format that its macs run
-    in, an index into `formats` (-1: no macs).
+    in, an index into `formats` (-1: no macs). `serial_s`: what on our own tiles runs beside nothing; `ahead_s [n_chips]`: how far their memory runs ahead.
     """
 
     compute_s: Floats
@@ -57,6 +58,8 @@ class OpTimes:
     link_bytes: Floats
     formats: tuple[str, ...]
     macs_as: NDArray[np.intp]
+    serial_s: Floats
+    ahead_s: Floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +132,9 @@ def step_times(times: OpTimes, counts: Floats, graphs: Sequence[Graph], plan: Pl
     """Return (latency, slowest pipeline stage) in seconds, `[n_graphs, n_chips]`.
 
     Kernels run one after another: the sum of their times. A chip that prefetches streams memory beside everything else and its matrix
-    and vector queues run side by side; only exchanges between chips wait: the largest of the three sums.
+    and vector queues run side by side; only exchanges between chips wait: the largest of the three sums. Under a tile's timing contract what is
+    serial adds to the queues, and the layers and what comes once (the language head) take a largest sum each, between which memory runs ahead by a
+    weight buffer at most.
     """
     layers = np.array([-(-g.n_layers // plan.pipeline) / g.n_layers for g in graphs])[:, None]
     stage_counts = np.where(counts > 1, counts * layers, counts) if plan.pipeline > 1 else counts
@@ -138,12 +143,20 @@ def step_times(times: OpTimes, counts: Floats, graphs: Sequence[Graph], plan: Pl
         serial = _weigh(n, times.busy_s)
         if not prefetches.any():
             return serial
-        link = _weigh(n, times.link_s + times.overhead_s)
-        queues = np.maximum(_weigh(n, times.compute_s), _weigh(n, times.vector_s)) + link
-        return np.where(prefetches, np.maximum(queues, _weigh(n, times.memory_s)), serial)
+        layered, once = (np.where(n > 1, n, 0.0), np.where(n > 1, 0.0, n))
+        both = np.atleast_1d((layered > 0).any(axis=1) & (once > 0).any(axis=1))[:, None] & (times.ahead_s > 0)
+        apart = _prefetched(times, layered) + _prefetched(times, once) - times.ahead_s
+        return np.where(prefetches, np.maximum(_prefetched(times, n), np.where(both, apart, 0.0)), serial)
 
     latency = total(counts)
     return latency, (total(stage_counts) if plan.pipeline > 1 else latency)
+
+
+def _prefetched(times: OpTimes, n: Floats) -> Floats:
+    """Return the time of ops on a chip that prefetches: the largest of memory, and matrix or vector beside what is serial and exchanges."""
+    beside = times.serial_s < np.maximum(times.compute_s, times.vector_s)
+    queues = np.maximum(_weigh(n, np.where(beside, times.compute_s, 0.0)), _weigh(n, np.where(beside, times.vector_s, 0.0)))
+    return np.maximum(queues + _weigh(n, times.serial_s + times.link_s + times.overhead_s), _weigh(n, times.memory_s))
 
 
 def _weigh(counts: Floats, values: Floats) -> Floats:
@@ -154,14 +167,18 @@ def _weigh(counts: Floats, values: Floats) -> Floats:
     """
     graphs, ops = np.nonzero(counts)
     occurring = values[ops] * counts[graphs, ops][:, None]
-    return np.add.reduceat(occurring, np.searchsorted(graphs, np.arange(len(counts))), axis=0)
+    if not len(occurring):
+        return np.zeros((len(counts), values.shape[1]))
+    sums = np.add.reduceat(occurring, np.minimum(np.searchsorted(graphs, np.arange(len(counts))), len(occurring) - 1), axis=0)
+    return np.asarray(np.where((counts != 0).any(axis=1)[:, None], sums, 0.0))
 
 
 def op_times(cols: Columns, chips: Sequence[Chip], calibrations: Sequence[Calibration]) -> OpTimes:
     """Price one repeat of each op on each chip."""
     n_ops, n_chips = len(cols.ops), len(chips)
-    zeros = [np.zeros((n_ops, n_chips)) for _ in range(7)]
-    compute, vector, memory, overhead, dram, scratchpad, kernel = zeros
+    zeros = [np.zeros((n_ops, n_chips)) for _ in range(8)]
+    compute, vector, memory, overhead, dram, scratchpad, kernel, serial = zeros
+    ahead = np.zeros(n_chips)
     link, link_bytes = _link_times(cols, chips, calibrations)
     names: dict[str, int] = {}
     macs_as = np.full((n_ops, n_chips), -1, dtype=np.intp)
@@ -170,8 +187,13 @@ def op_times(cols: Columns, chips: Sequence[Chip], calibrations: Sequence[Calibr
     ).items():
         chosen = [chips[j] for j in group]
         part = gpu_times(cols, chosen, calibration) if is_gpu else _array_times(cols, chosen, calibration)
-        for target, values in zip(zeros, part, strict=True):
+        for target, values in zip(zeros, part, strict=False):
             target[:, group] = values
+        tiles = [j for j in group if calibration.contract and has_tiles(chips[j])]
+        if tiles:
+            bandwidth = np.array([_bandwidth(chips[j]) for j in tiles])
+            own = tile_times(cols, [chips[j] for j in tiles], compute[:, tiles], dram[:, tiles], bandwidth)
+            compute[:, tiles], vector[:, tiles], memory[:, tiles], serial[:, tiles], ahead[tiles] = own
     for rates, group in _by(matrix_rates(chip.core.matrix) for chip in chips).items():
         served = [runs_as(dict(rates), f) for f in cols.formats]
         ids = np.array([-1 if name is None else names.setdefault(name, len(names)) for name in served], dtype=np.intp)
@@ -184,7 +206,7 @@ def op_times(cols: Columns, chips: Sequence[Chip], calibrations: Sequence[Calibr
     shared = np.where([chip.shared is not None for chip in chips], dram, 0.0)
     return OpTimes(
         compute, vector, memory, link, overhead, busy, macs, cols.vector_ops[:, None] * ones,
-        dram, shared, scratchpad, link_bytes, tuple(names), macs_as,
+        dram, shared, scratchpad, link_bytes, tuple(names), macs_as, serial, ahead,
     )  # fmt: skip
 
 

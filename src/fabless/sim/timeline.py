@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 from fabless.program.isa import Queue
 from fabless.program.sequence import issue, parameter_words
-from fabless.sim.cycles import owners, time
+from fabless.sim.cycles import owners, time_ring
 from fabless.sim.dram import IDEAL, MemoryModel
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from fabless.program.program import Program
     from fabless.program.sequence import Issued
@@ -32,9 +32,17 @@ class Timed:
     op: str
 
 
-def timeline(program: Program, parameters: Mapping[str, object] | None = None, memory_model: MemoryModel = IDEAL) -> list[Timed]:
-    """Return every instruction that a queue receives, with its time, in program order; `read`s bring 0."""
-    timing = time(program, None, parameters, memory_model, keep=LIMIT)
+def timeline(
+    program: Program, parameters: Mapping[str, object] | None = None, memory_model: MemoryModel = IDEAL, *, ring: Sequence[Program] = (),
+    link_latency_cycles: int = 1,
+) -> list[Timed]:  # fmt: skip
+    """Return every instruction that a queue receives, with its time, in program order; `read`s bring 0.
+
+    `ring`: the programs of all tiles, this one among them; without, the tile is its own neighbour.
+    """
+    programs = tuple(ring) or (program,)
+    timings = time_ring(programs, [parameters] * len(programs), memory_model, link_latency_cycles=link_latency_cycles, keep=LIMIT)
+    timing = timings[next(i for i, p in enumerate(programs) if p is program)]
     names, owner = owners(program)
     times = (
         (int(start), int(end - start), int(pc))

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +23,7 @@ class Counters:
     shared_bytes: float = 0.0
     scratchpad_bytes: float = 0.0
     link_bytes: float = 0.0
-    levels: tuple[tuple[str, float], ...] = ()
+    levels: tuple[tuple[str, float], ...] = field(default=(), kw_only=True)
 
     @property
     def total_macs(self) -> float:
@@ -34,14 +38,14 @@ class Counters:
             self.shared_bytes + other.shared_bytes,
             self.scratchpad_bytes + other.scratchpad_bytes,
             self.link_bytes + other.link_bytes,
-            tuple(_joined(self.levels, other.levels).items()),
+            levels=tuple(_joined(self.levels, other.levels).items()),
         )
 
     def scaled(self, times: float) -> Counters:
         """Return the events of so many equal steps."""
         macs, levels = (tuple((name, n * times) for name, n in pairs) for pairs in (self.macs, self.levels))
         sums = (self.vector_ops, self.dram_bytes, self.shared_bytes, self.scratchpad_bytes, self.link_bytes)
-        return Counters(macs, *(n * times for n in sums), levels)
+        return Counters(macs, *(n * times for n in sums), levels=levels)
 
 
 def _joined(one: tuple[tuple[str, float], ...], other: tuple[tuple[str, float], ...]) -> dict[str, float]:
@@ -90,6 +94,7 @@ class Trace:
     fidelity: str = "roofline"
     error_ratio: float | None = None
     stalls: tuple[tuple[str, float], ...] = ()
+    slowest_tile: int = 0  # of a ring: whose cycles and events these are
     units: tuple[tuple[str, float], ...] = ()  # busy cycles by queue, where a simulation knows them
     banks: tuple[tuple[int, int], ...] = ()  # beats that found their DRAM row open, or not, by bank, where a simulation knows them
 
@@ -107,3 +112,34 @@ class Trace:
     def tokens_per_s(self) -> float:
         """Return tokens emitted per second by the replica with the pipeline full."""
         return self.emitted_tokens / self.stage_s
+
+
+def one_after_the_other(traces: Sequence[Trace]) -> Trace:
+    """Return the trace of several launches of one program in turn: all of it added up, ops by name."""
+    first, *rest = traces
+    if not rest:
+        return first
+    events: dict[str, Event] = {}
+    for event in (e for t in traces for e in t.events):
+        events[event.name] = _both(events[event.name], event) if event.name in events else event
+    counters = first.counters
+    for trace in rest:
+        counters = counters + trace.counters
+    cycles = sum(t.cycles for t in traces)
+    stalls: dict[str, float] = {}
+    units: dict[str, float] = {}
+    for trace in traces:
+        stalls, units = _joined(tuple(stalls.items()), trace.stalls), _joined(tuple(units.items()), trace.units)
+    banks = tuple((sum(h for h, _ in bank), sum(m for _, m in bank)) for bank in zip(*(t.banks for t in traces), strict=True))
+    return replace(
+        first, cycles=cycles, stage_cycles=cycles, events=tuple(events.values()), counters=counters, stalls=tuple(stalls.items()),
+        units=tuple(units.items()), banks=banks,
+    )  # fmt: skip
+
+
+def _both(one: Event, other: Event) -> Event:
+    sums = {
+        name: getattr(one, name) + getattr(other, name)
+        for name in ("count", "cycles", "compute_cycles", "vector_cycles", "memory_cycles", "link_cycles", "overhead_cycles", "counters")
+    }
+    return replace(one, **sums, stalls=tuple(_joined(one.stalls, other.stalls).items()))

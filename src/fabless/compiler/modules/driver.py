@@ -264,20 +264,54 @@ def _reduce(c: _Compiler, node: Node) -> Addresses:
 
 
 def _pool(c: _Compiler, node: Node) -> Addresses:
-    x = c.x(node)
-    ph, pw = node["padding"]
-    if (ph, pw) != (0, 0):
-        batch, channels, height, width = x.shape
-        where = c.flow.places.rows(f"{node.name}.padded", batch * channels * (height + 2 * ph), width + 2 * pw, "cache")
-        whole = addresses(where, (batch, channels, height + 2 * ph, width + 2 * pw))
-        lowest = c.put(f"{node.name}.lowest", np.full((1, 1), _LOWEST, np.float32))
-        copy(c.flow, f"{node.name}.border", np.full(whole.shape, lowest.base), whole)
-        copy(c.flow, f"{node.name}.padded", x, whole[:, :, ph : ph + height, pw : pw + width])
-        x = whole
+    if _taps_fit(c, node):
+        return _pool_of_taps(c, node)
+    x = _bordered(c, node, c.x(node))
     seen = _windows(node, x, node["kernel"])  # [B, Ho, Wo, C, kh, kw]
     rows = c.rows(node, seen.reshape(*seen.shape[:4], -1), "windows")
     out = row_operation(c.flow, node, kernels.reduced(node["function"]), [rows], [], narrow=True)
     return addresses(out, seen.shape[:4]).transpose(0, 3, 1, 2)
+
+
+#: Positions of a window that are read as inputs of their own: each takes a register of the sequencer.
+_MOST_TAPS = 9
+
+
+def _taps_fit(c: _Compiler, node: Node) -> bool:
+    """Tell whether a maximum can be taken position by position, channels side by side: in any order it is the same bits."""
+    x, n = c.x(node), int(np.prod(node["kernel"]))
+    channels = x.shape[1]
+    pitch = up(channels, c.flow.places.unit)
+    side_by_side = channels % GRANULE == 0 and as_rows(x.transpose(0, 2, 3, 1)[:1, :1, :1]) is not None
+    return node["function"] == "max" and n <= _MOST_TAPS and side_by_side and 2 * pitch * (n + 4) <= c.flow.vector_elements
+
+
+def _pool_of_taps(c: _Compiler, node: Node) -> Addresses:
+    x = _bordered(c, node, c.x(node), channels_last=True)
+    seen = _windows(node, x, node["kernel"]).transpose(0, 1, 2, 4, 5, 3)  # [B, Ho, Wo, kh, kw, C]
+    batch, height, width, kh, kw, channels = seen.shape
+    taps = gathered(c.flow, f"{node.name}.windows", seen, seen.size // channels, channels)
+    n, positions = kh * kw, batch * height * width
+    inputs = [Rows(taps.base + tap * taps.stride, n * taps.stride, positions, channels) for tap in range(n)]
+    out = row_operation(c.flow, node, kernels.greatest, inputs, [])
+    return addresses(out, (batch, height, width, channels)).transpose(0, 3, 1, 2)
+
+
+def _bordered(c: _Compiler, node: Node, x: Addresses, *, channels_last: bool = False) -> Addresses:
+    """Return x with the lowest value around it where the pool pads: as it lies, or a copy in rows of the width or of the channels."""
+    ph, pw = node["padding"]
+    if (ph, pw) == (0, 0):
+        return x
+    batch, channels, height, width = x.shape
+    shape = (batch, channels, height + 2 * ph, width + 2 * pw)
+    order = (0, 2, 3, 1) if channels_last else (0, 1, 2, 3)
+    *lead, n = (shape[i] for i in order)
+    whole = addresses(c.flow.places.rows(f"{node.name}.padded", int(np.prod(lead)), n, "cache"), (*lead, n))
+    lowest = c.put(f"{node.name}.lowest", np.full((1, n), _LOWEST, np.float32))
+    copy(c.flow, f"{node.name}.border", np.broadcast_to(addresses(lowest, (n,)), whole.shape), whole)
+    whole = whole.transpose(np.argsort(order))
+    copy(c.flow, f"{node.name}.padded", x.transpose(order), whole[:, :, ph : ph + height, pw : pw + width].transpose(order))
+    return whole
 
 
 _KINDS: Mapping[str, Callable[[Any, Any], Any]] = {

@@ -206,3 +206,11 @@ def reduced(function: str) -> Kernel:
             b_kind="register", b_reg=p.number(factor))  # fmt: skip
 
     return kernel
+
+
+def greatest(p: Piece, node: Node) -> None:
+    """Emit the greatest of all inputs, element by element."""
+    first, *others = p.inputs
+    for i, other in enumerate(others or [first]):
+        p.vec("max", first, ("rows", other), None if i + 1 >= len(others) else p.temporaries[0])
+        first = p.temporaries[0]

@@ -15,7 +15,7 @@ from fabless.compiler.modules.places import GRANULE, Rows, addresses, as_rows, n
 from fabless.compiler.pack import write_matrix
 from fabless.compiler.partition import BLOCK, ceil, up
 from fabless.compiler.tiles import Matrix, choose
-from fabless.core.errors import InfeasibleError, UnsupportedError
+from fabless.core.errors import InfeasibleError
 from fabless.model.block_weights import block_matrix
 
 if TYPE_CHECKING:
@@ -209,10 +209,6 @@ def matmul(flow: Flow, name: str, a: Addresses, b: Addresses) -> Addresses:
 
     Rows of b's transpose are quantised and packed in memory as weights are, one matrix of the batch after the other.
     """
-    if flow.tile.vector_align > BLOCK:
-        raise UnsupportedError(
-            f"{name}: products of two computed tensors need at most {BLOCK} vector lanes, the tile has {flow.tile.vector_lanes}"
-        )
     shape = (*a.shape[:-1], b.shape[-1])
     left, right = a.reshape(-1, *a.shape[-2:]), b.reshape(-1, *b.shape[-2:]).swapaxes(1, 2)
     (n_batch, m, k), n = left.shape, right.shape[1]
@@ -285,27 +281,39 @@ def _pack(flow: Flow, right: Rows, factors: Factors) -> None:
                     address_reg=e.x("bb"),
                 )
             with flow.empty("in"), flow.fill("pack"):
-                for block in range(blocks):
-                    e(
-                        "quant",
-                        rows=rows,
-                        len=min(BLOCK, right.n - BLOCK * block),
-                        a=BLOCK * block,
-                        a_stride=pitch // BLOCK,
-                        dst=block * rows,
-                        dst_stride=1,
-                    )
+                _pack_quantise(flow, right.n, pitch, rows, blocks)
             with flow.empty("pack"):
-                for block in range(blocks):
-                    row = block * m.outputs + first
-                    e("store", target="a", format="int8", count=rows, src=block * rows, address=at + BLOCK * row)
-                    e(
-                        "store",
-                        target="as",
-                        format="bf16",
-                        count=1,
-                        rows=rows,
-                        stride=2,
-                        src=block * rows,
-                        address=at + m.element_bytes(0) + 2 * row,
-                    )
+                _pack_store(flow, m, rows, at + BLOCK * first, at + m.element_bytes(0) + 2 * first)
+
+
+def _pack_quantise(flow: Flow, n: int, pitch: int, rows: int, blocks: int) -> None:
+    """Quantise rows: a block of all rows after the other, or, where operands start at more than a block's length, a row after the other."""
+    if flow.tile.vector_align > BLOCK:
+        flow.e("quant", rows=rows, len=n, a=0, a_stride=pitch // BLOCK, dst=0, dst_stride=blocks)
+        return
+    for block in range(blocks):
+        at = {"a": BLOCK * block, "dst": block * rows}
+        flow.e("quant", rows=rows, len=min(BLOCK, n - BLOCK * block), a_stride=pitch // BLOCK, dst_stride=1, **at)
+
+
+def _pack_store(flow: Flow, m: Matrix, rows: int, elements: int, scales: int) -> None:
+    """Store what `_pack_quantise` left where a matrix has a block of all its outputs after the other."""
+    e, blocks = flow.e, m.blocks
+    by_row = flow.tile.vector_align > BLOCK
+    if not by_row or blocks == 1:
+        for block in range(blocks):
+            row = block * m.outputs
+            e("store", target="a", format="int8", count=rows, src=block * rows, address=elements + BLOCK * row)
+            e("store", target="as", format="bf16", count=1, rows=rows, stride=2, src=block * rows, address=scales + 2 * row)
+        return
+    for register in ("pw", "pe", "ps"):
+        e.set(register)
+    with e.loop(rows):
+        e("store", target="a", format="int8", count=1, rows=blocks, stride=BLOCK * m.outputs, src=0, src_reg=e.x("pw"), address=elements,
+          address_reg=e.x("pe"))  # fmt: skip
+        e("store", target="as", format="bf16", count=1, rows=blocks, stride=2 * m.outputs, src=0, src_reg=e.x("pw"), address=scales,
+          address_reg=e.x("ps"))  # fmt: skip
+        e.add("pw", blocks)
+        e.add("pe", BLOCK)
+        e.add("ps", 2)
+    e.release("pw", "pe", "ps")

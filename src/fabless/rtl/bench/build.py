@@ -77,11 +77,10 @@ def cache_directory() -> Path:
 
 
 def build(tile: Tile, *, optimise: str = QUICK) -> Path:
-    """Return the executable that simulates a tile, built if it is not kept already."""
+    """Return the executable that simulates a ring of a tile, of any length; built if it is not kept already."""
     require_tools()
-    return compile_verilog(
-        _verilog(tile), HARNESS.read_text(), top="fl_tile", defines={"FL_WIDTH": tile.memory_bytes_per_cycle}, optimise=optimise
-    )
+    defines = {"FL_WIDTH": tile.memory_bytes_per_cycle, "FL_LINK": tile.link_bytes_per_cycle}
+    return compile_verilog(_verilog(tile), HARNESS.read_text(), top="fl_tile", defines=defines, optimise=optimise)
 
 
 def _verilog(tile: Tile) -> str:

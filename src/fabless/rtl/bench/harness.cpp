@@ -1,13 +1,18 @@
-// The host and the memory around one simulated tile. Commands come as lines on standard input, answers go to standard output.
+// The host and the memories around a ring of simulated tiles, one tile a memory file. Commands come as lines on standard input, answers go to standard
+// output.
 //
+//   tile I            the commands below are for tile I (at first 0); link, sync, run and quit are for all
 //   program FILE      write program memory (16 bytes a word, little endian); words that it holds already are left out
 //   parameters FILE   write parameter memory (4 bytes a word), likewise
 //   memory LATENCY BEATS CYCLES PERIOD BUSY BANKS ROW_BYTES ACTIVATE PRECHARGE ROW_CYCLES
 //                     answers come LATENCY cycles after their request; BEATS beats in CYCLES cycles; refresh: BUSY of every PERIOD cycles;
 //                     BANKS above 0: rows of ROW_BYTES in banks that must be open, reads and writes apart (the rules of MemoryModel and Banks)
 //   trace FILE        from now on write (cycle, queues that started an instruction) as two 8-byte integers for each such cycle; "-" ends it
+//   counters          answers "counters N..." of the last run, in the order of rtl/counters.py
 //   sync              answers "ready" when all before it is done
-//   run LIMIT         start, wait until done; answers "at CYCLES" now and then, at last "done CYCLES SECONDS" or "limit CYCLES SECONDS" (of processor time)
+//   link LATENCY      beats and credits arrive LATENCY cycles after they left
+//   run LIMIT         start all in one cycle, wait until all are done; answers "at CYCLES" now and then, at last "done SECONDS CYCLES..." or
+//                     "limit SECONDS CYCLES...": seconds of processor time, cycles of each tile
 //   quit
 //
 // Memory is a file that is mapped and shared with the caller. Bytes behind its end read as zero and are not written.
@@ -19,13 +24,15 @@
 #include <cstdlib>
 #include <cstring>
 #include <ctime>
+#include <deque>
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <string>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <vector>
 
-static const uint64_t WIDTH = FL_WIDTH;
+static const uint64_t WIDTH = FL_WIDTH, LINK = FL_LINK;
 
 struct Model {
     uint64_t latency = 1, beats = 1, cycles = 1, period = 0, busy = 0;
@@ -76,8 +83,19 @@ static std::vector<uint8_t> content(const char* name) {
     return data;
 }
 
+static const int N_COUNTERS = 24;  // as many as rtl/counters.py has
+
+struct Beat {
+    uint64_t due;
+    uint8_t data[LINK];
+};
+
 struct Bench {
     VerilatedContext context;
+    Bench *before = this, *behind = this;  // neighbours in the ring
+    uint64_t link_latency = 1;
+    std::deque<Beat> beats;         // on their way to this tile
+    std::deque<uint64_t> credits;  // likewise: when they arrive
     Vfl_tile* top;
     Model model;
     uint8_t* memory;
@@ -116,8 +134,26 @@ struct Bench {
             write(program, i / n, &data[i], n);
         }
     }
-    // One cycle with time `t`: ports that the tile drives are stable, ports that we drive are set before the edge.
-    void cycle(uint64_t t) {
+    // What leaves in cycle `t` arrives in a later one, so that the order in which tiles are driven does not matter.
+    void drive_links(uint64_t t) {
+        if (top->link_valid) {
+            Beat beat;
+            beat.due = t + link_latency;
+            memcpy(beat.data, bytes(top->link_data), LINK);
+            behind->beats.push_back(beat);
+        }
+        if (top->credit_out) before->credits.push_back(t + link_latency);
+        top->arrive_valid = !beats.empty() && beats.front().due <= t;
+        if (top->arrive_valid) {
+            memcpy(bytes(top->arrive_data), beats.front().data, LINK);
+            beats.pop_front();
+        }
+        top->credit = !credits.empty() && credits.front() <= t;
+        if (top->credit) credits.pop_front();
+        if (top->arrive_valid || top->credit) top->eval();  // a clock gate opens on them before the clock rises
+    }
+    // Before the edge that ends cycle `t`: ports that the tile drives are stable, ports that we drive are set.
+    void drive(uint64_t t) {
         bool ready = model.ready(t), write = ready;
         if (model.banks) {
             // No output depends on an input within a cycle: the last evaluation left what the tile offers in this one.
@@ -156,9 +192,19 @@ struct Bench {
             const uint64_t row[2] = {t, top->popped};
             fwrite(row, sizeof row, 1, trace);
         }
-        tick();
+        drive_links(t);
     }
-    bool run(uint64_t limit) {
+    void counters() {
+        printf("counters");
+        for (int i = 0; i < N_COUNTERS; i++) {
+            top->counter_address = i;
+            tick();
+            printf(" %llu", (unsigned long long)top->counter_data);
+        }
+        puts("");
+        fflush(stdout);
+    }
+    void start() {
         due.assign(4096, 0);
         address.assign(4096, 0);
         head = tail = 0;
@@ -167,41 +213,68 @@ struct Bench {
         tick();
         top->start = 0;
         top->eval();
-        for (uint64_t t = 0; t < limit; t++) {
-            cycle(t);
-            if (!(~t & 0xfffff)) {
-                printf("at %llu\n", (unsigned long long)t);
-                fflush(stdout);
-            }
-            if (top->done) {
-                if (trace) fflush(trace);
-                return true;
-            }
-        }
-        return false;
+    }
+    void open(const char* name) {
+        const int file = ::open(name, O_RDWR);
+        struct stat info;
+        if (file < 0 || fstat(file, &info)) { perror(name); exit(1); }
+        size = info.st_size;
+        memory = static_cast<uint8_t*>(mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0));
+        if (memory == MAP_FAILED) { perror("mmap"); exit(1); }
+        top->rst = 1;
+        for (int i = 0; i < 4; i++) tick();
+        top->rst = 0;
+        tick();
     }
 };
 
+static bool run(std::vector<Bench*>& ring, uint64_t limit) {
+    for (Bench* b : ring) b->start();
+    // Once all are done, what is still on the links comes home.
+    uint64_t left = ring[0]->link_latency + 2;
+    for (uint64_t t = 0;; t++) {
+        bool done = true;
+        for (Bench* b : ring) done &= b->top->done;
+        if (done && !left--) break;
+        if (!done && t >= limit) return false;
+        for (Bench* b : ring) b->drive(t);
+        for (Bench* b : ring) b->tick();
+        if (!(~t & 0xfffff)) {
+            printf("at %llu\n", (unsigned long long)t);
+            fflush(stdout);
+        }
+    }
+    for (Bench* b : ring)
+        if (b->trace) fflush(b->trace);
+    return true;
+}
+
 int main(int argc, char** argv) {
-    if (argc < 2) { fprintf(stderr, "usage: %s MEMORY [+dump=DIRECTORY]\n", argv[0]); return 1; }
-    Bench b;
-    b.context.commandArgs(argc, argv);
-    b.top = new Vfl_tile(&b.context);
-    const int file = open(argv[1], O_RDWR);
-    struct stat info;
-    if (file < 0 || fstat(file, &info)) { perror(argv[1]); return 1; }
-    b.size = info.st_size;
-    b.memory = static_cast<uint8_t*>(mmap(nullptr, b.size, PROT_READ | PROT_WRITE, MAP_SHARED, file, 0));
-    if (b.memory == MAP_FAILED) { perror("mmap"); return 1; }
-    b.top->rst = 1;
-    for (int i = 0; i < 4; i++) b.tick();
-    b.top->rst = 0;
-    b.tick();
+    if (argc < 2) { fprintf(stderr, "usage: %s MEMORY... [+dump=DIRECTORY]\n", argv[0]); return 1; }
+    std::vector<Bench*> ring;
+    for (int i = 1; i < argc; i++)
+        if (*argv[i] != '+') {
+            Bench* b = new Bench;
+            b->context.commandArgs(argc, argv);
+            b->top = new Vfl_tile(&b->context, ("tile" + std::to_string(ring.size())).c_str());
+            b->open(argv[i]);
+            ring.push_back(b);
+        }
+    for (size_t i = 0; i < ring.size(); i++) {
+        ring[i]->behind = ring[(i + 1) % ring.size()];
+        ring[i]->behind->before = ring[i];
+    }
+    size_t chosen = 0;
     char line[4096], name[4096];
     while (fgets(line, sizeof line, stdin)) {
         unsigned long long v[10];
-        if (sscanf(line, "program %4095s", name) == 1) b.load(true, name);
+        Bench& b = *ring[chosen];
+        if (sscanf(line, "tile %llu", v) == 1 && *v < ring.size()) chosen = *v;
+        else if (sscanf(line, "link %llu", v) == 1) {
+            for (Bench* one : ring) one->link_latency = *v;
+        } else if (sscanf(line, "program %4095s", name) == 1) b.load(true, name);
         else if (sscanf(line, "parameters %4095s", name) == 1) b.load(false, name);
+        else if (!strncmp(line, "counters", 8)) b.counters();
         else if (!strncmp(line, "sync", 4)) {
             puts("ready");
             fflush(stdout);
@@ -214,14 +287,18 @@ int main(int argc, char** argv) {
             b.trace = strcmp(name, "-") ? fopen(name, "wb") : nullptr;
         } else if (sscanf(line, "run %llu", v) == 1) {
             const clock_t begin = clock();
-            const bool done = b.run(v[0]);
+            const bool done = run(ring, v[0]);
             const double seconds = double(clock() - begin) / CLOCKS_PER_SEC;
-            printf("%s %llu %.6f\n", done ? "done" : "limit", (unsigned long long)b.top->cycles, seconds);
+            printf("%s %.6f", done ? "done" : "limit", seconds);
+            for (Bench* one : ring) printf(" %llu", (unsigned long long)one->top->cycles);
+            puts("");
             fflush(stdout);
         } else if (!strncmp(line, "quit", 4)) break;
         else { fprintf(stderr, "unknown command: %s", line); return 1; }
     }
-    if (b.trace) fclose(b.trace);
-    b.top->final();
+    for (Bench* b : ring) {
+        if (b->trace) fclose(b->trace);
+        b->top->final();
+    }
     return 0;
 }

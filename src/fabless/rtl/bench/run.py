@@ -49,22 +49,34 @@ class RtlState:
 
 
 class Simulation:
-    """Keep one simulated tile running: write its memory through `memory` (a shared map), launch, read results; a context manager."""
+    """Keep a ring of simulated tiles running, one program a tile: write memories through `memories` (shared maps), launch, read results.
 
-    def __init__(self, program: Program, memory_bytes: int, *, memory_model: Numbers = IDEAL, optimise: str = QUICK) -> None:
-        check(program)
-        self.program = program
+    A context manager. `link_latency_cycles`: from a tile to the next, for what is sent and for the room that comes back.
+    """
+
+    def __init__(
+        self, programs: Sequence[Program], memory_bytes: Sequence[int], *, memory_model: Numbers = IDEAL, link_latency_cycles: int = 1,
+        optimise: str = QUICK, executable: Path | None = None, arguments: Sequence[str] = (),
+    ) -> None:  # fmt: skip
+        """Start the tiles of `programs`; `executable` in place of the one that is built for them, with more arguments."""
+        if link_latency_cycles < 1:
+            raise InputError(f"link latency of {link_latency_cycles} cycles: a link is a register at least; give 1 or more")
+        self.programs = tuple(programs)
+        self._check()
         self.directory = tempfile.TemporaryDirectory(prefix="fabless-run-")
         self.path = Path(self.directory.name)
-        with (self.path / "memory").open("wb") as f:
-            f.truncate(max(1, memory_bytes))
-        self.memory: NDArray[np.uint8] = np.memmap(self.path / "memory", np.uint8, "r+")
+        files = [self.path / f"memory{i}" for i in range(len(self.programs))]
+        for file, size in zip(files, memory_bytes, strict=True):
+            with file.open("wb") as f:
+                f.truncate(max(1, size))
+        self.memories: list[NDArray[np.uint8]] = [np.memmap(file, np.uint8, "r+") for file in files]
         self.process = subprocess.Popen(
-            [build(program.tile, optimise=optimise), self.path / "memory", f"+dump={self.path}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            text=True, bufsize=1,
+            [executable or build(self.programs[0].tile, optimise=optimise), *files, f"+dump={self.path}", *arguments],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
         )  # fmt: skip
-        self.load(program)
-        self._say("memory " + " ".join(map(str, memory_model)))
+        self.load(programs)
+        self._say_each(lambda i: "memory " + " ".join(map(str, memory_model)))
+        self._say(f"link {link_latency_cycles}")
         self.seconds = 0.0
 
     def __enter__(self) -> Simulation:
@@ -84,14 +96,32 @@ class Simulation:
         self.process.stdin.write(line + "\n")
         self.process.stdin.flush()
 
-    def load(self, program: Program) -> None:
-        """Put another program of the same tile into program memory."""
-        if program.tile != self.program.tile:
-            raise UnsupportedError(f"program '{program.name}' was made for another tile; compile it for tile {self.program.tile.digest}")
-        check(program)
-        self.program = program
-        program.words.tofile(self.path / "program")
-        self._say(f"program {self.path / 'program'}")
+    def _say_each(self, line: Callable[[int], str]) -> None:
+        for i in range(len(self.programs)):
+            self._say(f"tile {i}")
+            self._say(line(i))
+
+    def _check(self) -> None:
+        for program in self.programs:
+            if program.tile != self.programs[0].tile:
+                raise UnsupportedError(
+                    f"program '{program.name}' was made for another tile; compile it for tile {self.programs[0].tile.digest}"
+                )
+            check(program)
+
+    def load(self, programs: Sequence[Program]) -> None:
+        """Put other programs of the same tile into program memories."""
+        if len(programs) != len(self.programs):
+            raise InputError(f"a ring of {len(self.programs)} tiles runs as many programs, not {len(programs)}")
+        if programs[0].tile != self.programs[0].tile:
+            raise UnsupportedError(
+                f"program '{programs[0].name}' was made for another tile; compile it for tile {self.programs[0].tile.digest}"
+            )
+        self.programs = tuple(programs)
+        self._check()
+        for i, program in enumerate(programs):
+            program.words.tofile(self.path / f"program{i}")
+        self._say_each(lambda i: f"program {self.path / f'program{i}'}")
         self._say("sync")
         self._answer("program")
 
@@ -105,57 +135,77 @@ class Simulation:
 
     def trace(self) -> None:
         """Keep from now on in which cycle each queue starts an instruction."""
-        self._say(f"trace {self.path / 'trace'}")
+        self._say_each(lambda i: f"trace {self.path / f'trace{i}'}")
 
-    def launch(self, parameters: NDArray[np.int32], *, limit: int = 1 << 40, progress: Callable[[int], None] | None = None) -> int:
-        """Run the program once and return its cycles; `progress` hears now and then how many are over.
+    def launch(
+        self, parameters: Sequence[NDArray[np.int32]], *, limit: int = 1 << 40, progress: Callable[[int], None] | None = None
+    ) -> tuple[int, ...]:
+        """Run the programs once and return each tile's cycles; `progress` hears now and then how many are over.
 
-        Raises `FablessError` if it has not halted after `limit`.
+        Raises `FablessError` if one has not halted after `limit`.
         """
-        np.ascontiguousarray(parameters, np.int32).tofile(self.path / "parameters")
-        self._say(f"parameters {self.path / 'parameters'}")
+        for i, words in enumerate(parameters):
+            np.ascontiguousarray(words, np.int32).tofile(self.path / f"parameters{i}")
+        self._say_each(lambda i: f"parameters {self.path / f'parameters{i}'}")
         self._say(f"run {limit}")
         while (answer := self._answer("run"))[0] == "at":
             if progress:
                 progress(int(answer[1]))
-        self.seconds += float(answer[2])
+        self.seconds += float(answer[1])
         if answer[0] != "done":
             raise FablessError(
-                f"program '{self.program.name}' has not halted after {limit} cycles; raise the limit, or look for a semaphore nobody signals"
+                f"program '{self.programs[0].name}' has not halted after {limit} cycles; raise the limit, or look for a semaphore nobody signals, "
+                "or a recv that no send matches"
             )
-        return int(answer[1])
+        return tuple(int(n) for n in answer[2:])
 
-    def finish(self, cycles: Sequence[int] = ()) -> RtlState:
-        """End the simulation and return what it left."""
+    def counters(self, tile: int = 0) -> dict[tuple[str, str], int]:
+        """Return a tile's counters of the last launch, by (event, queue); see `rtl.counters`."""
+        from fabless.program.isa import Queue
+        from fabless.rtl.counters import EVENTS, address
+
+        self._say(f"tile {tile}")
+        self._say("counters")
+        values = [int(n) for n in self._answer("counters")[1:]]
+        return {(event, queue.name.lower()): values[address(event, queue)] for event in EVENTS for queue in Queue}
+
+    def finish(self, cycles: Sequence[int] = ()) -> tuple[RtlState, ...]:
+        """End the simulation and return what it left, tile by tile."""
         self._say("quit")
         if self.process.wait():
             raise FablessError(f"the simulation ended with code {self.process.returncode}")
-        t = self.program.tile
-        rows = [f"mxu.row{i}" for i in range(t.rows)]
-        trace = self.path / "trace"
+        return tuple(self._left(i, cycles) for i in range(len(self.programs)))
+
+    def _left(self, i: int, cycles: Sequence[int]) -> RtlState:
+        t = self.programs[i].tile
+        rows = [f"mxu.row{r}" for r in range(t.rows)]
+        trace = self.path / f"trace{i}"
+
+        def ram(name: str, bits: int) -> NDArray[np.uint8]:
+            return _words((self.path / f"tile{i}.fl_tile.{name}.hex").read_text(), bits)
+
         return RtlState(
-            memory=np.array(self.memory),
-            weights=np.stack([self._ram(f"{r}.weights", 256).view(np.int8) for r in rows], axis=1),
-            weight_scales=np.stack([self._ram(f"{r}.weight_scales", 19).view(np.uint32)[:, 0] << np.uint32(13) for r in rows], axis=1),
-            activations=self._ram("activations", 256).view(np.int8),
-            activation_scales=self._ram("activation_scales", 16).view(np.uint32)[:, 0] << np.uint32(16),
-            accumulators=np.stack([self._ram(f"{r}.accumulators", 32).view(np.uint32)[:, 0] for r in rows], axis=1).reshape(-1),
-            vector=np.stack([self._ram(f"vectors{i}", 32).view(np.uint32)[:, 0] for i in range(t.vector_lanes)], axis=1).reshape(-1),
-            cycles=tuple(cycles), seconds=self.seconds, starts=np.fromfile(trace, np.uint64).reshape(-1, 2) if trace.exists() else np.zeros((0, 2), np.uint64),
+            memory=np.array(self.memories[i]),
+            weights=np.stack([ram(f"{r}.weights", 256).view(np.int8) for r in rows], axis=1),
+            weight_scales=np.stack([ram(f"{r}.weight_scales", 19).view(np.uint32)[:, 0] << np.uint32(13) for r in rows], axis=1),
+            activations=ram("activations", 256).view(np.int8),
+            activation_scales=ram("activation_scales", 16).view(np.uint32)[:, 0] << np.uint32(16),
+            accumulators=np.stack([ram(f"{r}.accumulators", 32).view(np.uint32)[:, 0] for r in rows], axis=1).reshape(-1),
+            vector=np.stack([ram(f"vectors{lane}", 32).view(np.uint32)[:, 0] for lane in range(t.vector_lanes)], axis=1).reshape(-1),
+            cycles=tuple(cycles[i : i + 1]), seconds=self.seconds,
+            starts=np.fromfile(trace, np.uint64).reshape(-1, 2) if trace.exists() else np.zeros((0, 2), np.uint64),
         )  # fmt: skip
 
-    def _ram(self, name: str, bits: int) -> NDArray[np.uint8]:
-        """Return the words of a memory as little-endian bytes, 4 at least."""
-        text = (self.path / f"TOP.fl_tile.{name}.hex").read_text()
-        digits = max(8, -(-bits // 4))
-        words = "".join(line.strip().rjust(digits, "0") for line in text.split() if not line.startswith(("//", "@")))
-        return np.frombuffer(bytes.fromhex(words), np.uint8).reshape(-1, digits // 2)[:, ::-1].copy()
+
+def _words(text: str, bits: int) -> NDArray[np.uint8]:
+    """Return the words of a memory as little-endian bytes, 4 at least."""
+    digits = max(8, -(-bits // 4))
+    words = "".join(line.strip().rjust(digits, "0") for line in text.split() if not line.startswith(("//", "@")))
+    return np.frombuffer(bytes.fromhex(words), np.uint8).reshape(-1, digits // 2)[:, ::-1].copy()
 
 
 def check(program: Program) -> None:
-    """Return if the tile of a program can be built and every instruction is; raise `UnsupportedError` if not."""
-    if any(i.mnemonic in {"send", "recv"} for i in program.instructions):
-        raise UnsupportedError(f"program '{program.name}' sends between tiles, the RTL is of one tile; compile it for a chip with one core")
+    """Return if the tile can hold the program; raise `InputError` if not."""
     if len(program) > program.tile.instruction_words:
         raise InputError(
             f"program '{program.name}' has {len(program)} instructions, the tile holds {program.tile.instruction_words}; raise instruction_words"
@@ -172,7 +222,7 @@ def run_rtl(
     limit: int = 1 << 32,
     trace: bool = False,
 ) -> tuple[RtlState, int]:
-    """Run a program once in Verilator and return what it left, and its cycles. `memory` `[bytes]` uint8 is not changed.
+    """Run a program once in Verilator, its link leading back to itself, and return what it left, and its cycles. `memory` `[bytes]` uint8 is not changed.
 
     Raises `UnsupportedError` for a program of another tile, `MissingToolError` without the tools.
     """
@@ -180,9 +230,23 @@ def run_rtl(
         raise UnsupportedError(
             f"program '{program.name}' was made for tile {program.tile.digest}, this one is {tile.digest}; compile it for this chip"
         )
-    with Simulation(program, len(memory), memory_model=memory_model) as simulation:
-        simulation.memory[: len(memory)] = memory
+    state = run_ring_rtl([(program, memory, parameters)], memory_model=memory_model, limit=limit, trace=trace)[0]
+    return state, state.cycles[0]
+
+
+def run_ring_rtl(
+    tiles: Sequence[tuple[Program, NDArray[np.uint8], NDArray[np.int32]]],
+    *,
+    memory_model: Numbers = IDEAL,
+    link_latency_cycles: int = 1,
+    limit: int = 1 << 32,
+    trace: bool = False,
+) -> tuple[RtlState, ...]:
+    """Run (program, memory, parameters) of each tile of a ring once in Verilator and return what each left, its cycles among it."""
+    programs, memories, parameters = zip(*tiles, strict=True)
+    with Simulation(programs, [len(m) for m in memories], memory_model=memory_model, link_latency_cycles=link_latency_cycles) as simulation:
+        for seen, memory in zip(simulation.memories, memories, strict=True):
+            seen[: len(memory)] = memory
         if trace:
             simulation.trace()
-        cycles = simulation.launch(parameters, limit=limit)
-        return simulation.finish([cycles]), cycles
+        return simulation.finish(simulation.launch(parameters, limit=limit))
