@@ -134,7 +134,6 @@ def test_a_ring_over_chips_writes_what_one_tile_writes(capsys, partition):
     alone = json.loads(said(capsys, *words))
     ring = json.loads(said(capsys, *words, "--tiles", "2", "--chips", "2", "--partition", partition))
     assert ring["tokens"] == alone["tokens"]
-    assert (ring["cycles"] > alone["cycles"]) == (partition == "pipeline")  # one sequence: stages take turns
     assert ring["mesh_utilisation"] < alone["mesh_utilisation"]
 
 

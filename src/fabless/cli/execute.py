@@ -223,7 +223,7 @@ def compile(
     from fabless.compiler.launch import Segment
     from fabless.compiler.partition import PAGE_KEYS, ceil
     from fabless.model.weights import open_weights
-    from fabless.sim.cycles import time as timed
+    from fabless.sim.cycles import time_ring
 
     description, size = tile_of(chip, tiles, chips)
     if not 0 <= tile < tiles:
@@ -244,7 +244,7 @@ def compile(
     if out is not None:
         write_program(out, program)
     segment = Segment([0] * tokens, 0, range(ceil(bound, PAGE_KEYS)))
-    launch = timed(program, None, compiled.parameters(shape, [segment]))
+    launch = time_ring(compiled.programs[shape], [compiled.parameters(shape, [segment])] * tiles)[tile]
     rows = explained(compiled)
     held = [{"tile": x.part.index, "layers": [x.part.layers.start, x.part.layers.stop], "experts": [x.part.experts.start, x.part.experts.stop],
              "image_bytes": x.image_bytes, "memory_bytes": x.memory_bytes} for x in compiled.layouts]  # fmt: skip

@@ -129,7 +129,7 @@ def _perfetto(program: Program, source: _Source, path: Path, *, json: bool) -> N
     from fabless.core.files import write_text
     from fabless.sim.timeline import perfetto_text, timeline
 
-    write_text(path, perfetto_text(program, timeline(program, source.parameters, source.memory)))
+    write_text(path, perfetto_text(program, timeline(program, source.parameters, source.memory, ring=source.programs)))
     if not json:
         say(f"{path}: open it at ui.perfetto.dev")
 
@@ -144,10 +144,10 @@ def _overview(program: Program, source: _Source, *, json: bool) -> None:
                 "pc": e.item.pc, "queue": e.item.queue.name.lower(), "mnemonic": e.item.mnemonic, "op": e.op, "begin": e.begin, "cycles": e.cycles,
                 "operands": dict(e.item.operands),
             }
-            for e in timeline(program, source.parameters, source.memory)
+            for e in timeline(program, source.parameters, source.memory, ring=source.programs)
         ])  # fmt: skip
         return
-    say_ops(simulate(program, None, source.parameters, source.memory))
+    say_ops(simulate(source.programs, None, source.parameters, source.memory))
 
 
 def _moment(source: _Source, at: int, visit: int, tile: int, *, around: int, shown: int, json: bool) -> None:
@@ -155,7 +155,7 @@ def _moment(source: _Source, at: int, visit: int, tile: int, *, around: int, sho
     from fabless.sim.debugger import look, queues
 
     m = look(list(zip(source.programs, source.states, strict=True)), at, visit=visit, index=tile)
-    begin, end, held = queues(m, source.parameters, source.memory)
+    begin, end, held = queues(m, source.parameters, source.memory, ring=source.programs, index=tile)
     item = m.program.instructions[at]
     if json:
         say_json({

@@ -215,14 +215,24 @@ class Queued:
 
 
 def queues(
-    moment: Moment, parameters: Mapping[str, object] | NDArray[np.int32], memory_model: MemoryModel
+    moment: Moment,
+    parameters: Mapping[str, object] | NDArray[np.int32],
+    memory_model: MemoryModel,
+    *,
+    ring: Sequence[Program] = (),
+    index: int = 0,
 ) -> tuple[int, int, tuple[Queued, ...]]:
-    """Return the cycles in which a moment's instruction starts and ends, and all queues in the first: the cycle simulator's schedule."""
-    from fabless.sim.cycles import time
+    """Return the cycles in which a moment's instruction starts and ends, and all queues in the first: the cycle simulator's schedule.
 
-    program, n = moment.program, moment.index
-    count = time(program, None, parameters, memory_model, reads=moment.read_values).instructions
-    timing = time(program, None, parameters, memory_model, reads=moment.read_values, keep=count)
+    `ring`, `index`: the programs of all tiles, and which of them the moment is of.
+    """
+    from fabless.sim.cycles import time_ring
+
+    program, n, programs = moment.program, moment.index, ring or (moment.program,)
+    reads = [moment.read_values if i == index else () for i in range(len(programs))]
+    words = [parameters] * len(programs)
+    count = time_ring(programs, words, memory_model, reads=reads)[index].instructions
+    timing = time_ring(programs, words, memory_model, reads=reads, keep=count)[index]
     begin = int(timing.starts[n])
     held: dict[Queue, list[int]] = {q: [] for q in Queue}
     running: dict[Queue, int] = {}
