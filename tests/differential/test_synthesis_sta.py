@@ -9,14 +9,19 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from fabless.core.errors import FablessError
 from fabless.core.sources import table
+from fabless.program.tile import TINY
+from fabless.rtl.synthesis.activity import launch_energy
 from fabless.rtl.synthesis.kit import find_liberties, find_macros, kit_named
 from fabless.rtl.synthesis.liberty import Library
 from fabless.rtl.synthesis.measure import activity_energy
 from fabless.rtl.synthesis.netlist import ONE, ZERO
-from fabless.rtl.synthesis.synthesise import memory_um2, row_memories, synthesise
+from fabless.rtl.synthesis.recording import Ports, Recording
+from fabless.rtl.synthesis.synthesise import hierarchy, memory_um2, row_memories, subjects, synthesise
 from fabless.rtl.synthesis.yosys import run_yosys
 
 PDK = Path(__file__).parents[2] / "../shared/data/pdk"
@@ -42,8 +47,6 @@ def test_the_gates_give_the_sums_and_the_recorded_figures(dot):
 
 
 def test_a_wrong_gate_is_noticed(dot):
-    from fabless.core.errors import FablessError
-
     gate = next(g for g in dot.netlist.gates if "xor" in g.cell.name)
     a, b = gate.cell.inputs
     kept = dict(gate.pins)
@@ -90,7 +93,7 @@ def test_parts_and_row_hold_the_same_flip_flops():
     from fabless.rtl.synthesis.blocks import SUBJECTS, block_rtlil
 
     def flops(name):
-        sources = block_rtlil(SUBJECTS[name].kind)
+        sources = block_rtlil(SUBJECTS[name].block)
         with tempfile.TemporaryDirectory() as place:
             for module, text in sources.items():
                 (Path(place) / f"{module}.il").write_text(text)
@@ -101,6 +104,64 @@ def test_parts_and_row_hold_the_same_flip_flops():
         return sum("FF" in c["type"] for c in cells)
 
     assert flops("row") == flops("dot") + flops("accumulate")
+
+
+@pytest.fixture(scope="module")
+def semaphores():
+    """The semaphores of a tile, mapped, and a recording of them made by counting."""
+    rng, n = np.random.default_rng(5), 300
+    counts = np.zeros(32, np.int64)
+    columns = {name: np.zeros((n, 32), np.uint8) for name in ("take", "give", "below", "above")}
+    for t in range(n):
+        columns["below"][t], columns["above"][t] = counts == 0, counts == 15
+        give, take = rng.random(32) < 0.4, rng.random(32) < 0.3
+        take &= counts > 0
+        give &= (counts < 15) | take
+        columns["take"][t], columns["give"][t] = take, give
+        counts = counts + give - take
+    packed = np.packbits(np.concatenate(list(columns.values()), axis=1), axis=1, bitorder="little")
+    places = {f"semaphores.{name}": (32 * i, 32) for i, name in enumerate(columns)}
+    ports = Ports(packed, places)
+    modules = hierarchy(TINY)
+    found = subjects(modules, TINY)
+    kit = kit_named("gt2n")
+    mapped = synthesise(found["semaphores"], kit, Library(find_liberties(kit, PDK)))
+    recording = Recording({"semaphores": ports, "counted": ports}, n, "counted")
+    return found, mapped, recording, int(columns["give"].sum())
+
+
+def test_a_block_of_the_tile_is_checked_in_every_cycle(semaphores):
+    found, mapped, recording, tokens = semaphores
+    energy = launch_energy(mapped, found["semaphores"], recording)
+    assert energy.n_operations == tokens
+    assert energy.n_results == 300 * 64
+    assert 0 < energy.settled_j <= energy.operation_j
+    gate = next(g for g in mapped.netlist.gates if "xor" in g.cell.name.lower() or "xnr" in g.cell.name.lower())
+    a, b = gate.cell.inputs[:2]
+    kept = dict(gate.pins)
+    gate.pins[a] = gate.pins[b]
+    try:
+        with pytest.raises(FablessError, match=r"gates and RTL differ in cycle \d+ at (below|above)\["):
+            launch_energy(mapped, found["semaphores"], recording)
+    finally:
+        gate.pins.update(kept)
+
+
+def test_a_tile_is_its_blocks_once_each(semaphores):
+    found, *_ = semaphores
+    assert {n: len(s.places) for n, s in found.items() if len(s.places) > 1} == {
+        "dot": 4,
+        "accumulate": 4,
+        "lane": 4,
+        "add": 8,
+        "multiply": 5,
+    }
+    assert {"sequencer", "load", "store", "mxu", "vector", "reduce", "quantise", "function", "semaphores", "queue_net", "tile"} <= set(
+        found
+    )
+    order = list(found)
+    assert all(order.index(child) < order.index("vector") for child in ("lane", "function", "reduce", "quantise"))
+    assert order[-1] == "tile"
 
 
 def test_memories_come_from_macros_or_bit_cells():

@@ -5,6 +5,7 @@ from importlib.util import find_spec
 import pytest
 
 from fabless.cli import run
+from fabless.core.errors import InputError
 from fabless.rtl import fpga
 
 
@@ -28,3 +29,13 @@ def test_frequency_must_be_positive(capsys):
         pytest.skip("needs pip install 'fabless[rtl]'")
     assert run(["fpga", "--target-mhz", "0"]) == 2
     assert "--target-mhz must be above 0, not 0" in capsys.readouterr().err
+
+
+def test_lanes_of_luts_are_as_many_as_asked_for():
+    product = "  assign \\$5  = $signed(weight[7:0]) * $signed(activation_in[7:0]);\n"
+    text = fpga.in_fabric(product * 3, 2)
+    assert text.count("fl_times8 fabric") == 2
+    assert text.count("*") == 1
+    assert fpga.in_fabric(product, 0) == product
+    with pytest.raises(InputError, match="--fabric-lanes 4: a row has 32 lanes, and this block 3 multipliers of int8; give 0 to 3"):
+        fpga.in_fabric(product * 3, 4)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -138,3 +139,31 @@ def test_energy_of_a_run_comes_from_the_simulators_counters(decoder):
     assert cost.energy_j == pytest.approx(
         2 * (silicon.energy.dynamic_j(trace.counters).mid + silicon.idle_w * trace.cycles / 1e9), rel=1e-12
     )
+
+
+def test_a_prompt_in_chunks_is_the_sum_of_its_launches(decoder, capsys):
+    from fabless.cli import run
+
+    def said(*words):
+        assert run(["simulate", "tinyshakes", "--json", *words]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    whole = said("--tokens", "64", "--chunk", "16")
+    launches = [said("--tokens", "16", "--position", str(at)) for at in range(0, 64, 16)]
+    assert whole["cycles"] <= sum(x["cycles"] for x in launches)  # logits are asked of the last alone
+    assert whole["cycles"] == sum(op["cycles"] for op in whole["ops"])
+    attention = [sum(op["macs"] for op in x["ops"] if op["name"] == "attention") for x in (whole, *launches)]
+    assert attention[0] == sum(attention[1:])
+    assert whole["estimated_cycles"] <= whole["cycles"]
+    assert run(["simulate", "--tokens", "64", "--chunk", "16", "--perfetto", "t.json"]) == 2
+    assert "shows one launch, 64 tokens in chunks of 16 are several; give --tokens 16" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not find_spec("llama_cpp"), reason="a real checkpoint needs the extra 'models'")
+@pytest.mark.parametrize("words", [("--tokens", "128", "--chunk", "32"), ("--batch", "8", "--position", "127")], ids=["prefill", "decode"])
+def test_the_demo_tile_is_busy_at_85_percent_of_the_bound(words, capsys):
+    """SmolLM2-135M behind near memory: the schedule's own part. The chip's latency, which every load waits for once, is in docs/cycles.md."""
+    from fabless.cli import run
+
+    assert run(["simulate", "smollm2-135m", "--latency-cycles", "2", "--json", *words]) == 0
+    assert json.loads(capsys.readouterr().out)["utilisation_ratio"] >= 0.85

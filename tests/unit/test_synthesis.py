@@ -11,12 +11,15 @@ import pytest
 from fabless.cli import run
 from fabless.core.errors import InputError, MissingToolError, UnsupportedError
 from fabless.rtl.synthesis import yosys
+from fabless.rtl.synthesis.cache import Cache
+from fabless.rtl.synthesis.hierarchy import read_hierarchy
 from fabless.rtl.synthesis.kit import find_liberties, kit_named, kits, pick
 from fabless.rtl.synthesis.liberty import Library, Lookup
 from fabless.rtl.synthesis.netlist import read_netlist
 from fabless.rtl.synthesis.power import cycle_energy
+from fabless.rtl.synthesis.settled import settled_run
 from fabless.rtl.synthesis.simulation import Simulator, function, integers, number_bits, words
-from fabless.rtl.synthesis.timing import static_timing
+from fabless.rtl.synthesis.timing import port_model, static_timing
 
 
 def table(name, value):
@@ -223,3 +226,86 @@ def test_the_command_leaves_with_2(capsys, monkeypatch, tmp_path):
     ):
         assert run(arguments) == 2
         assert said in capsys.readouterr().err
+
+
+def test_the_settled_run_toggles_as_the_delayed_one_settles(tmp_path):
+    cells = {
+        "n": {"type": "NAND2", "connections": {"A": [2], "B": [4], "Y": [6]}},
+        "f": {"type": "DFF", "connections": {"CK": [3], "R": ["1"], "D": [6], "Q": [4]}},
+    }
+    ports = {p: {"direction": d, "bits": [b]} for p, d, b in (("a", "input", 2), ("clk", "input", 3), ("q", "output", 4))}
+    n = read_netlist(json.dumps({"modules": {"top": {"ports": ports, "cells": cells, "netnames": {}}}}), "top", toy(tmp_path))
+    bits = np.random.default_rng(2).integers(0, 2, (200, 1), np.uint8)
+    q = np.zeros((200, 1), np.uint8)
+    q[0] = 1  # the first edge takes what stood before any input: nand(0, 0)
+    for t in range(1, 200):
+        q[t] = 1 - (bits[t - 1] & q[t - 1])
+    driven, expected = (np.array(n.inputs["a"]), bits), (np.array(n.outputs["q"]), q)
+    run = settled_run(n, driven, expected, np.array([9, 150]), skip=1)
+    assert run.wrong is None
+    assert run.n_cycles == 199
+    assert run.toggles[n.outputs["q"][0]] == (q[1:] != q[:-1]).sum()
+    assert run.states[:, n.outputs["q"][0]].tolist() == [q[9, 0], q[150, 0]]
+    s = Simulator(n, 1)
+    s.resume(words(np.repeat(run.states[:1], 64, axis=0).astype(bool)))
+    s.drive(driven[0], words(np.repeat(bits[10:11], 64, axis=0).astype(bool)))
+    assert (integers(s.output("q")) == q[10, 0]).all()
+    q[120] ^= 1
+    assert settled_run(n, driven, expected, np.zeros(0, np.int64), skip=1).wrong == (120, 0)
+
+
+def test_a_child_is_timed_by_its_ports_as_by_hand(tmp_path):
+    library = toy(tmp_path)
+    # child: q = flop(inv(a)), y = inv(b): an input that is needed before the edge, one that goes straight through, an output from the clock.
+    inside = {
+        "i": {"type": "INV", "connections": {"A": [2], "Y": [5]}},
+        "f": {"type": "DFF", "connections": {"CK": [3], "R": ["1"], "D": [5], "Q": [4]}},
+        "j": {"type": "INV", "connections": {"A": [6], "Y": [7]}},
+    }
+    ports = {
+        p: {"direction": d, "bits": [b]}
+        for p, d, b in (("a", "input", 2), ("clk", "input", 3), ("q", "output", 4), ("b", "input", 6), ("y", "output", 7))
+    }
+    child = read_netlist(json.dumps({"modules": {"c": {"ports": ports, "cells": inside, "netnames": {}}}}), "c", library)
+    model = port_model(child, library.cell("DFF"))
+    assert model.arrives_s == pytest.approx({"q": 21e-12})
+    assert model.needs_s["a"] == pytest.approx((11 + 8) * 1e-12)  # the inverter's fall and the setup of a fall; a rise takes 10 + 7
+    assert model.through_s == (("b", "y", pytest.approx(11e-12)),)
+    # parent: flop -> child.b, child.y -> inv -> flop.
+    around = {
+        "c": {"type": "child", "connections": {"a": ["0"], "clk": [3], "q": [9], "b": [10], "y": [11]}},
+        "k": {"type": "INV", "connections": {"A": [11], "Y": [12]}},
+        "f": {"type": "DFF", "connections": {"CK": [3], "R": ["1"], "D": [12], "Q": [10]}},
+    }
+    ports = {"clk": {"direction": "input", "bits": [3]}}
+    text = json.dumps({"modules": {"p": {"ports": ports, "cells": around, "netnames": {}}}})
+    parent = read_netlist(text, "p", library, {"child": frozenset({"q", "y"})})
+    assert set(parent.inputs) == {"clk", "c.q", "c.y"}
+    timing = static_timing(parent, library.cell("DFF"), {"child": model})
+    # The flip-flop falls at 21, the child takes 11, the inverter's fall 11, and a falling D must be there 8 before the edge.
+    assert timing.period_s == pytest.approx((21 + 11 + 11 + 8) * 1e-12)
+    assert [s.cell for s in timing.path] == ["DFF", "through", "INV"]
+
+
+def test_what_is_kept_comes_back_and_what_is_torn_does_not(tmp_path):
+    kept = Cache(tmp_path / "deep" / "cache")
+    assert kept.get("a") is None
+    kept.put("a", "µm²")
+    assert kept.get("a") == "µm²"
+    path = next((tmp_path / "deep" / "cache").iterdir())
+    path.write_bytes(path.read_bytes()[:8])
+    assert kept.get("a") is None
+
+
+def test_a_hierarchy_counts_what_is_placed():
+    text = (
+        "module \\top\n  wire width 4 input 0 \\a\n  wire width 2 output 1  signed \\y\n"
+        "  cell \\low \\x\n    connect \\a \\a\n  end\n  cell \\low \\z\n  end\nend\n"
+        "module \\low\n  cell \\fl_ram_1w2r \\words\n    parameter \\WIDTH 8\n    parameter \\DEPTH 32\n    connect \\rd0 \\q\n  end\n"
+        "  cell $add \\$1\n  end\nend\n"
+    )
+    h = read_hierarchy({"all": text}, "top")
+    assert (h.modules["top"].inputs, h.modules["top"].outputs) == ({"a": 4}, {"y": 2})
+    assert h.paths(whole=frozenset()) == {"top": ("",), "low": ("x", "z")}
+    assert h.modules["low"].memories[0].bits == 8 * 32 * 2
+    assert list(h.closure("top")) == ["top", "low"]

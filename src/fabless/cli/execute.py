@@ -223,7 +223,7 @@ def compile(
     from fabless.compiler.launch import Segment
     from fabless.compiler.partition import PAGE_KEYS, ceil
     from fabless.model.weights import open_weights
-    from fabless.sim.cycles import time_ring
+    from fabless.sim.cycles import time_ring as timed
 
     description, size = tile_of(chip, tiles, chips)
     if not 0 <= tile < tiles:
@@ -244,7 +244,8 @@ def compile(
     if out is not None:
         write_program(out, program)
     segment = Segment([0] * tokens, 0, range(ceil(bound, PAGE_KEYS)))
-    launch = time_ring(compiled.programs[shape], [compiled.parameters(shape, [segment])] * tiles)[tile]
+    programs = compiled.programs[shape]
+    launch = timed(programs, [compiled.parameters(shape, [segment])] * len(programs))[tile]
     rows = explained(compiled)
     held = [{"tile": x.part.index, "layers": [x.part.layers.start, x.part.layers.stop], "experts": [x.part.experts.start, x.part.experts.stop],
              "image_bytes": x.image_bytes, "memory_bytes": x.memory_bytes} for x in compiled.layouts]  # fmt: skip

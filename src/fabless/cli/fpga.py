@@ -18,6 +18,7 @@ def fpga(
     *,
     block: Literal["row", "mxu", "tile"] = "mxu",
     out: Path | None = None,
+    fabric_lanes: int | None = None,
     target_mhz: float = 50.0,
     seed: int = 1,
     json: Json = False,
@@ -27,33 +28,36 @@ def fpga(
     The block stands behind a scan chain of seven pins, through which a host runs it cycle by cycle.
 
     Args:
-        chip: a chip.toml whose matrix unit is dot-product rows, or 'tiny', the core of four rows.
+        chip: a chip.toml whose matrix unit is dot-product rows, 'tiny', the core of four rows, or 'ecp5', the same with memories that fit the part.
         block: row: one row; mxu: the matrix unit; tile: all of it.
         out: the bit file; <chip>-<block>.bit when not given.
+        fabric_lanes: lanes of each row whose multipliers are made of LUTs; 8 for the whole tile of 'ecp5', else 0, when not given.
         target_mhz: the frequency that placement aims at; what is reached is reported.
         seed: of the placement.
         json: print JSON instead of text.
     """
     from fabless.core.errors import InputError
-    from fabless.program.tile import TINY, Tile
-    from fabless.rtl.fpga import check_tools, place
+    from fabless.program.tile import ECP5, TINY, Tile
+    from fabless.rtl.fpga import ECP5_FABRIC_LANES, check_tools, place
 
     check_tools()
     if target_mhz <= 0:
         raise InputError(f"--target-mhz must be above 0, not {target_mhz:g}")
-    if chip == "tiny":
-        name, tile = "tiny", TINY
+    if chip in {"tiny", "ecp5"}:
+        name, tile = chip, TINY if chip == "tiny" else ECP5
     else:
         from fabless.chip.catalogue import load_chip
 
         described = load_chip(chip)
         name, tile = described.name, Tile.of(described)
-    placed = place(tile, block, target_hz=target_mhz * 1e6, seed=seed)
+    if fabric_lanes is None:
+        fabric_lanes = ECP5_FABRIC_LANES if (chip, block) == ("ecp5", "tile") else 0
+    placed = place(tile, block, fabric_lanes=fabric_lanes, target_hz=target_mhz * 1e6, seed=seed)
     path = out or Path(f"{name}-{block}.bit")
     path.write_bytes(placed.bitstream)
     if json:
         say_json({
-            "chip": name, "block": block, "part": placed.part, "package": placed.package, "used": placed.used, "available": placed.available,
+            "chip": name, "block": block, "fabric_lanes": fabric_lanes, "part": placed.part, "package": placed.package, "used": placed.used, "available": placed.available,
             "clock_hz": placed.clock_hz, "logic_s": placed.logic_s, "routing_s": placed.routing_s, "bitstream": str(path), "tools": placed.tools,
         })  # fmt: skip
         return

@@ -13,7 +13,10 @@ from fabless.core.errors import InputError
 from fabless.core.units import si
 
 if TYPE_CHECKING:
+    from fabless.model.decoder import Decoder
+    from fabless.program.program import Program
     from fabless.program.tile import Tile
+    from fabless.sim.dram import MemoryModel
     from fabless.sim.trace import Trace
 
 _FORMAT = "int8_block32"
@@ -27,6 +30,7 @@ def simulate(
     batch: int = 1,
     tokens: int = 1,
     position: int = 0,
+    chunk: int | None = None,
     tiles: int = 1,
     latency_cycles: int | None = None,
     link_latency_cycles: int = 1,
@@ -35,7 +39,7 @@ def simulate(
     perfetto: Path | None = None,
     json: Json = False,
 ) -> None:
-    """Count the cycles of one launch, exactly as the RTL takes them, and where they go; no RTL tools needed.
+    """Count the cycles of one launch (or of a prompt in chunks), exactly as the RTL takes them, and where they go; no RTL tools needed.
 
     Args:
         model: tinyshakes, smollm2-135m, gemma-3-270m, a GGUF file, or a Hugging Face directory.
@@ -43,6 +47,7 @@ def simulate(
         batch: sequences in the launch.
         tokens: new tokens of each.
         position: tokens already in each sequence's cache.
+        chunk: new tokens of each that one launch takes; all of them when not given.
         tiles: tiles of a ring that share the model; what is printed and traced is of the tile that takes longest, its counters of all.
         latency_cycles: cycles until memory answers; the chip's DRAM latency when not given.
         link_latency_cycles: cycles from a tile to the next.
@@ -51,17 +56,12 @@ def simulate(
         perfetto: write every instruction of the launch as a trace that ui.perfetto.dev opens.
         json: print JSON instead of text.
     """
-    from time import monotonic
-
-    from fabless.compiler.driver import compile as compile_model
-    from fabless.compiler.launch import Segment
-    from fabless.compiler.partition import PAGE_KEYS, Shape
     from fabless.model.counted import counted as counted_model
     from fabless.model.weights import open_weights
     from fabless.sim.bound import bound
-    from fabless.sim.cycles import simulate as run
 
-    for option, value, lowest in (("--batch", batch, 1), ("--tokens", tokens, 1), ("--position", position, 0)):
+    each = tokens if chunk is None else chunk
+    for option, value, lowest in (("--batch", batch, 1), ("--tokens", tokens, 1), ("--position", position, 0), ("--chunk", each, 1)):
         if value < lowest:
             raise InputError(f"{option} must be at least {lowest}, not {value}")
     name, tile, answers = described(chip, latency_cycles, memory, tiles)
@@ -69,13 +69,11 @@ def simulate(
     context = min(decoder.context_tokens, 2048)
     if position + tokens > context:
         raise InputError(f"--position {position} and --tokens {tokens} exceed the context of {context} tokens; lower one")
-    shape, pages = Shape(batch, tokens), -(-context // PAGE_KEYS)
-    compiled = compile_model(decoder, tile, [shape], context_tokens=context, n_pages=pages * batch, n_tiles=tiles)
-    segments = [Segment([0] * tokens, position, range(i * pages, (i + 1) * pages)) for i in range(batch)]
-    programs, parameters = compiled.programs[shape], compiled.parameters(shape, segments)
-    began = monotonic()
-    trace = run(programs, tile, parameters, answers, link_latency_cycles=link_latency_cycles)
-    host_s = monotonic() - began
+    if perfetto is not None and each < tokens:
+        raise InputError(f"--perfetto shows one launch, {tokens} tokens in chunks of {each} are several; give --tokens {each}")
+    programs, parameters, trace, host_s = _simulated(
+        decoder, tile, answers, batch=batch, tokens=tokens, position=position, chunk=each, context=context, tiles=tiles, link_latency_cycles=link_latency_cycles
+    )  # fmt: skip
     least = None
     if tiles == 1:
         least = bound(counted_model(decoder), tile, answers, batch=batch, tokens=tokens, position=position, weights=_FORMAT, head=_FORMAT)
@@ -88,14 +86,15 @@ def simulate(
         write_text(perfetto, perfetto_text(shown, timed))
     if json:
         roofline = None if least is None else roofline_cycles(least, tile)
-        say_json({"model": decoder.name, "chip": name, "batch": batch, "tokens": tokens, "position": position, "tiles": tiles, "memory": answers,
+        say_json({"model": decoder.name, "chip": name, "batch": batch, "tokens": tokens, "position": position, "chunk": each, "tiles": tiles, "memory": answers,
                   "cycles": int(trace.cycles), "units": dict(trace.units), "stalls": dict(trace.stalls), "counters": counted(trace), "banks": trace.banks,
                   "estimated_cycles": least and least.cycles, "estimate_below_ratio": least and 1 - least.cycles / trace.cycles,
                   "roofline_cycles": roofline, "utilisation_ratio": roofline and roofline / trace.cycles,
                   "ops": [_op(trace, i) for i in range(len(trace.events))], "host_s": host_s})  # fmt: skip
         return
+    launches = f" in launches of {each}" if each < tokens else ""
     say(
-        f"{decoder.name} on {ring_of(tiles)} of '{name}': {batch} x {tokens} tokens at position {position}: {int(trace.cycles):,} cycles, cycle fidelity"
+        f"{decoder.name} on {ring_of(tiles)} of '{name}': {batch} x {tokens} tokens{launches} at position {position}: {int(trace.cycles):,} cycles, cycle fidelity"
     )
     _say_trace(trace, tiles)
     if least is not None:
@@ -110,6 +109,36 @@ def simulate(
             _say_estimate(least)
     if perfetto is not None:
         say(f"{perfetto}: open it at ui.perfetto.dev")
+
+
+def _simulated(
+    decoder: Decoder, tile: Tile, memory: MemoryModel, *, batch: int, tokens: int, position: int, chunk: int, context: int, tiles: int,
+    link_latency_cycles: int,
+) -> tuple[tuple[Program, ...], dict[str, object], Trace, float]:  # fmt: skip
+    """Return programs, parameters of the last launch, the trace of all launches in turn and the seconds that simulating took.
+
+    Logits are asked of the last launch.
+    """
+    from time import monotonic
+
+    from fabless.compiler.driver import compile as compile_model
+    from fabless.compiler.launch import Segment
+    from fabless.compiler.partition import PAGE_KEYS, Shape
+    from fabless.sim.cycles import simulate as run
+    from fabless.sim.trace import one_after_the_other
+
+    shape, pages = Shape(batch, chunk), -(-context // PAGE_KEYS)
+    compiled = compile_model(decoder, tile, [shape], context_tokens=context, n_pages=pages * batch, n_tiles=tiles)
+    programs, traces, host_s = compiled.programs[shape], [], 0.0
+    parameters: dict[str, object] = {}
+    for done in range(0, tokens, chunk):
+        new = [0] * min(chunk, tokens - done)
+        segments = [Segment(new, position + done, range(i * pages, (i + 1) * pages)) for i in range(batch)]
+        parameters = compiled.parameters(shape, segments, logits=done + chunk >= tokens)
+        began = monotonic()
+        traces.append(run(programs, tile, parameters, memory, link_latency_cycles=link_latency_cycles))
+        host_s += monotonic() - began
+    return programs, parameters, one_after_the_other(traces), host_s
 
 
 def _say_trace(trace: Trace, tiles: int) -> None:

@@ -24,34 +24,64 @@ def synth(
     process: str,
     liberty: Annotated[tuple[Path, ...], Parameter(negative="")] = (),
     block: Annotated[tuple[str, ...], Parameter(negative="")] = (),
+    report: Path | None = None,
+    fresh: Annotated[bool, Parameter(negative="")] = False,
     json: Json = False,
 ) -> None:
     """Synthesise the blocks of a chip of dot-product rows for a process: area, clock and energy of each, pre-layout.
 
-    Each block is mapped once and multiplied. Library files are looked for under PDK_ROOT, or given.
+    Each block of a tile is mapped once and multiplied; energies come from the gates switching on what the blocks meet while the embedded model runs.
+    Library files are looked for under PDK_ROOT, or given. Finished blocks are kept: a run that was cut off goes on where it was.
 
     Args:
-        chip: a chip.toml whose blocks are counted; the demonstration tile when not given.
+        chip: a chip.toml whose tile is synthesised, or tiny; the demonstration tile when not given.
         process: asap7, gt2n, sky130 or ihp.
         liberty: Liberty files (.lib, .lib.gz) of one corner that together are the library; instead of those under PDK_ROOT.
-        block: blocks to synthesise: dot, accumulate, lane, add, multiply, function, row; dot and accumulate, which make a row, when not given.
+        block: blocks to synthesise, such as dot, accumulate, lane or sequencer; all of the tile when not given.
+        report: write a page with floorplan, breakdown and critical path to this HTML file.
+        fresh: do not use blocks kept from earlier runs.
         json: print JSON instead of text.
     """
-    from fabless.rtl.synthesis.report import DEFAULT_BLOCKS, report
+    from fabless.cli.execute import clear, note
+    from fabless.core.errors import InputError
+    from fabless.fleet.recorded import decode_stimulus, stimulus_source
+    from fabless.rtl.synthesis.cache import user_cache
+    from fabless.rtl.synthesis.report import report as synthesised
 
+    if report is not None and not report.parent.is_dir():
+        raise InputError(f"--report {report}: there is no folder {report.parent}; make it first")
+    if report is not None and block:
+        raise InputError("--report shows a whole tile; leave out --block")
     root = os.environ.get("PDK_ROOT")
-    result = report(process, tile=_tile(chip), liberties=liberty, pdk_root=Path(root) if root else None, blocks=block or DEFAULT_BLOCKS)
+    tile = _tile(chip)
+    try:
+        result = synthesised(
+            process, tile=tile, liberties=liberty, pdk_root=Path(root) if root else None, blocks=block,
+            stimulus=(stimulus_source(), lambda: decode_stimulus(tile)), kept=None if fresh else user_cache(), say=note,
+        )  # fmt: skip
+    finally:
+        clear()
+    if report is not None:
+        from fabless.report.synthesis_page import synthesis_page
+
+        command = " ".join(["fabless synth", *([str(chip)] if chip else []), f"--process {process}", f"--report {report}"])
+        report.write_text(synthesis_page(result, command), "utf-8")
     if json:
         say_json(result)
         return
     _say(result)
+    if report is not None:
+        say()
+        say(f"{report}: the same with floorplan and breakdown")
 
 
 def _tile(chip: Path | None) -> Tile:
-    from fabless.program.tile import DEMO, Tile
+    from fabless.program.tile import DEMO, TINY, Tile
 
     if chip is None:
         return DEMO
+    if str(chip) == "tiny":
+        return TINY
     from fabless.chip.catalogue import load_chip
 
     return Tile.of(load_chip(str(chip)))
@@ -61,12 +91,24 @@ def _say(result: Report) -> None:
     say(f"{result.title}: library {result.library}, {result.corner}, {result.stage}, {', '.join(result.tools)}")
     say()
     say_table(
-        ("block", "count", "µm²", "µm² per op", "MHz", "pJ per op", "without glitches", "leakage", "gates", "recipe"),
+        ("block", "count", "µm²", "MHz", "pJ per", "operation", "without glitches", "pJ idle cycle", "busy", "leakage", "gates", "recipe"),
         [_row(b) for b in result.blocks],
-        right=tuple(range(1, 9)),
+        right=(1, 2, 3, 4, 6, 7, 8, 9, 10),
     )
     say()
     pairs = []
+    if result.tile is not None:
+        t = result.tile
+        memory = f"memories {t.memory_um2:,.0f} µm²" if t.memory_um2 is not None else "memories unknown"
+        pairs += [
+            (
+                f"tile of {result.rows} rows, {result.vector_lanes} lanes",
+                f"logic {t.logic_um2:,.0f} µm², {memory}, leakage {si(t.leakage_w, 'W')}",
+            ),
+            ("clock of the tile", f"{si(t.fmax_hz, 'Hz')}, set by {t.slowest} (aim: {si(result.clock_hz, 'Hz')})"),
+        ]
+        short = [b.name for b in result.blocks if b.fmax_hz < result.clock_hz]
+        pairs += [("below the aim", ", ".join(short))] if short else []
     if result.row is not None:
         r = result.row
         pairs += [
@@ -77,21 +119,28 @@ def _say(result: Report) -> None:
             ("clock of a row", si(r.fmax_hz, "Hz")),
             ("energy of a row", f"{si(r.mac_j, 'J')} a MAC, leakage included"),
         ]
-    pairs += [(f"{b.name}: critical path", " → ".join([*b.path, b.path_end])) for b in result.blocks]
+    slow = min(result.blocks, key=lambda b: b.fmax_hz)
     pairs += [
         (
-            f"memory {m.name}",
-            f"{m.width} x {m.depth}, {m.reads} read ports, one row: {f'{m.area_um2:,.0f} µm²' if m.area_um2 is not None else 'unknown'} ({m.basis})",
-        )
-        for m in result.memories
+            f"critical path: {slow.name}",
+            " → ".join([*(f"{s.cell or 'port'} {s.arrival_s * 1e12:.0f} ps" for s in slow.path), f"setup {slow.setup_s * 1e12:.0f} ps"]),
+        ),
+        *(
+            (
+                f"memory {m.name}",
+                f"{m.count} of {m.width} x {m.depth}, {m.reads} read ports: {f'{m.area_um2:,.0f} µm² each' if m.area_um2 is not None else 'unknown'} ({m.basis})",
+            )
+            for m in result.memories
+        ),
+        *((f"activity {i + 1}" if i else "activity", text) for i, text in enumerate(dict.fromkeys(b.activity for b in result.blocks))),
+        ("not counted", result.limits),
     ]
-    pairs += [("activity", result.activity_source), ("not counted", result.limits)]
     say_pairs(pairs)
 
 
 def _row(b: BlockFigures) -> tuple[str, ...]:
     return (
-        b.name, str(b.count), f"{b.area_um2:,.1f}", f"{b.area_um2 / b.per_cycle:,.2f}", f"{b.fmax_hz / 1e6:,.0f}",
-        "-" if b.operation_j is None else f"{b.operation_j * 1e12:.4g}", "-" if b.settled_j is None else f"{b.settled_j * 1e12:.4g}",
-        si(b.leakage_w, "W"), f"{b.n_gates:,}", b.recipe,
+        b.name, str(b.count), f"{b.area_um2:,.1f}", f"{b.fmax_hz / 1e6:,.0f}", "-" if b.operation_j is None else f"{b.operation_j * 1e12:.4g}", b.operation,
+        "-" if b.settled_j is None else f"{b.settled_j * 1e12:.4g}", "-" if b.idle_j is None else f"{b.idle_j * 1e12:.4g}",
+        "-" if b.busy_ratio is None else f"{b.busy_ratio:.0%}", si(b.leakage_w, "W"), f"{b.n_gates:,}", b.recipe,
     )  # fmt: skip

@@ -138,16 +138,17 @@ def _overview(program: Program, source: _Source, *, json: bool) -> None:
     from fabless.sim.cycles import simulate
     from fabless.sim.timeline import timeline
 
+    ring = source.programs
     if json:
         say_json([
             {
                 "pc": e.item.pc, "queue": e.item.queue.name.lower(), "mnemonic": e.item.mnemonic, "op": e.op, "begin": e.begin, "cycles": e.cycles,
                 "operands": dict(e.item.operands),
             }
-            for e in timeline(program, source.parameters, source.memory, ring=source.programs)
+            for e in timeline(program, source.parameters, source.memory, ring=ring)
         ])  # fmt: skip
         return
-    say_ops(simulate(source.programs, None, source.parameters, source.memory))
+    say_ops(simulate(ring, None, source.parameters, source.memory, shown=next(i for i, p in enumerate(ring) if p is program)))
 
 
 def _moment(source: _Source, at: int, visit: int, tile: int, *, around: int, shown: int, json: bool) -> None:
@@ -155,7 +156,7 @@ def _moment(source: _Source, at: int, visit: int, tile: int, *, around: int, sho
     from fabless.sim.debugger import look, queues
 
     m = look(list(zip(source.programs, source.states, strict=True)), at, visit=visit, index=tile)
-    begin, end, held = queues(m, source.parameters, source.memory, ring=source.programs, index=tile)
+    begin, end, held = queues(m, source.parameters, source.memory, source.programs)
     item = m.program.instructions[at]
     if json:
         say_json({

@@ -223,7 +223,7 @@ def make_rows_step() -> Any:
     return step
 
 
-@intrinsic  # type: ignore[untyped-decorator]  # numba's
+@intrinsic
 def fill_bias(typing: Any, a: Any, bias: Any) -> Any:
     """Write 128 times the sum of the 32 int8 at address `a`, exact, to the int32 at address `bias`."""
 
@@ -297,7 +297,7 @@ def make_accumulate(*, vnni: bool) -> Any:
     @njit(nogil=True)
     def accumulate(w: int, sw: int, a: int, a_step: int, s: int, s_step: int, bias: int, acc: int, acc_step: int, m: int, n: int) -> None:
         for i in range(m):
-            fill_bias(a + i * a_step, bias + 4 * i)
+            fill_bias(a + i * a_step, bias + 4 * i)  # type: ignore[call-arg]  # numba passes the typing context
         o = 0
         if m == 1:  # two steps a turn: half of the loop's own work while the memory is waited for
             while o + 16 <= n:
@@ -319,7 +319,7 @@ accumulate = make_accumulate(vnni=has_vnni())
 @njit(nogil=True)
 def place(array: Any) -> int:
     """Return the address of an array as a signed integer: unsigned plus signed would become a float in numba."""
-    return np.intp(array.ctypes.data)
+    return np.intp(array.ctypes.data)  # type: ignore[return-value]  # an integer in compiled code
 
 
 @njit(nogil=True)

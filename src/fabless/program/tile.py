@@ -176,6 +176,8 @@ def _power_of_two(value: int) -> int:
 
 #: The teaching core: four rows, four lanes, a 16-byte memory port.
 TINY = Tile(4, 4, 2048, 512, 512, 8192, 4096, 4096, 1 << 26, 16)
+#: The core that fits an LFE5U-85F as a whole: the teaching core with memories of its block RAMs and short queues; it runs the embedded model.
+ECP5 = Tile(4, 4, 256, 256, 256, 2048, 1024, 512, 1 << 26, 16, queue_depth=4)
 #: The core that synthesis and demonstration use.
 DEMO = Tile(16, 16, 1024, 4096, 8192, 65536, 16384, 8192, 1 << 30, 64, read_queue_beats=512)
 #: One core of the reticle-size die.

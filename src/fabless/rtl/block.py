@@ -6,12 +6,15 @@ Verilog module, which `emit` converts on its own, and an instance of it in each 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from amaranth.hdl import ClockSignal, Elaboratable, Instance, Module, ResetSignal, Signal
 
 if TYPE_CHECKING:
     from fabless.program.tile import Tile
+
+Unit = TypeVar("Unit", bound=Elaboratable)
+_UNNAMED = "$signal"
 
 
 class Block(Elaboratable):
@@ -41,6 +44,14 @@ class Block(Elaboratable):
     def ports(self) -> list[Signal]:
         """Return all ports, inputs first."""
         return [*self.inputs.values(), *self.outputs.values()]
+
+
+def named(unit: Unit) -> Unit:
+    """Name a unit's ports after its attributes, where several declared in one line have no name of their own; returns the unit."""
+    for name, value in vars(unit).items():
+        if isinstance(value, Signal) and value.name == _UNNAMED:
+            value.name = name
+    return unit
 
 
 class Placed:

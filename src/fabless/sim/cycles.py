@@ -85,11 +85,12 @@ def simulate(
     reads: Sequence[int] = (),
     clock_hz: float = 1e9,
     macs_as: str = "int8",
+    shown: int | None = None,
 ) -> Trace:
     """Return the cycles of one launch, by unit and by op, with stalls by cause; equal to the RTL's cycle count with the same memory model.
 
     `parameters`: words, or values by name (see `program.sequence.parameter_words`). Several programs: a ring of as many tiles, all launched with the
-    same parameters; the trace is of the tile that takes longest, its counters are of all. Events of the trace are the program's labels in order;
+    same parameters; the trace is of the tile that takes longest (or `shown`), its counters are of all. Events of the trace are the program's labels in order;
     `cycles` of one is what it adds to the end of what precedes it, so that they sum to the launch. `macs_as`: the element format that counters name.
     Raises `UnsupportedError` for a program of another tile, `IllegalProgramError` for one that does not run to its halt.
     """
@@ -99,7 +100,7 @@ def simulate(
     ring = time_ring(
         programs, [parameters] * len(programs), memory_model, link_latency_cycles=link_latency_cycles, reads=[reads] * len(programs)
     )
-    slowest = max(range(len(ring)), key=lambda i: ring[i].cycles)
+    slowest = max(range(len(ring)), key=lambda i: ring[i].cycles) if shown is None else shown
     timing, program = ring[slowest], programs[slowest]
     others = [
         _counters(_events_by_op(p, t.counts).sum(axis=0), macs_as)

@@ -215,24 +215,21 @@ class Queued:
 
 
 def queues(
-    moment: Moment,
-    parameters: Mapping[str, object] | NDArray[np.int32],
-    memory_model: MemoryModel,
-    *,
-    ring: Sequence[Program] = (),
-    index: int = 0,
+    moment: Moment, parameters: Mapping[str, object] | NDArray[np.int32], memory_model: MemoryModel, ring: Sequence[Program] = ()
 ) -> tuple[int, int, tuple[Queued, ...]]:
     """Return the cycles in which a moment's instruction starts and ends, and all queues in the first: the cycle simulator's schedule.
 
-    `ring`, `index`: the programs of all tiles, and which of them the moment is of.
+    `ring`: the programs of all tiles, this one among them; without, the tile is its own neighbour.
     """
     from fabless.sim.cycles import time_ring
 
-    program, n, programs = moment.program, moment.index, ring or (moment.program,)
-    reads = [moment.read_values if i == index else () for i in range(len(programs))]
-    words = [parameters] * len(programs)
-    count = time_ring(programs, words, memory_model, reads=reads)[index].instructions
-    timing = time_ring(programs, words, memory_model, reads=reads, keep=count)[index]
+    program, n = moment.program, moment.index
+    programs = tuple(ring) or (program,)
+    own = next(i for i, p in enumerate(programs) if p is program)
+    given = [parameters] * len(programs)
+    reads = [moment.read_values if i == own else () for i in range(len(programs))]
+    count = time_ring(programs, given, memory_model, reads=reads)[own].instructions
+    timing = time_ring(programs, given, memory_model, reads=reads, keep=count)[own]
     begin = int(timing.starts[n])
     held: dict[Queue, list[int]] = {q: [] for q in Queue}
     running: dict[Queue, int] = {}

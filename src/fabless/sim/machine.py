@@ -49,7 +49,8 @@ def cleared(shape: tuple[int, ...], dtype: Any = np.uint8) -> np.ndarray:
     n_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
     raw = np.zeros(n_bytes + _LINE_BYTES, np.uint8)
     first = -raw.ctypes.data % _LINE_BYTES
-    return raw[first : first + n_bytes].view(dtype).reshape(shape)
+    lines: np.ndarray = raw[first : first + n_bytes].view(dtype)
+    return lines.reshape(shape)
 
 
 @dataclass

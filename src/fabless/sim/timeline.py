@@ -42,7 +42,7 @@ def timeline(
     """
     programs = tuple(ring) or (program,)
     timings = time_ring(programs, [parameters] * len(programs), memory_model, link_latency_cycles=link_latency_cycles, keep=LIMIT)
-    timing = next(timing for one, timing in zip(programs, timings, strict=True) if one is program)
+    timing = timings[next(i for i, p in enumerate(programs) if p is program)]
     names, owner = owners(program)
     times = (
         (int(start), int(end - start), int(pc))

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,3 +112,34 @@ class Trace:
     def tokens_per_s(self) -> float:
         """Return tokens emitted per second by the replica with the pipeline full."""
         return self.emitted_tokens / self.stage_s
+
+
+def one_after_the_other(traces: Sequence[Trace]) -> Trace:
+    """Return the trace of several launches of one program in turn: all of it added up, ops by name."""
+    first, *rest = traces
+    if not rest:
+        return first
+    events: dict[str, Event] = {}
+    for event in (e for t in traces for e in t.events):
+        events[event.name] = _both(events[event.name], event) if event.name in events else event
+    counters = first.counters
+    for trace in rest:
+        counters = counters + trace.counters
+    cycles = sum(t.cycles for t in traces)
+    stalls: dict[str, float] = {}
+    units: dict[str, float] = {}
+    for trace in traces:
+        stalls, units = _joined(tuple(stalls.items()), trace.stalls), _joined(tuple(units.items()), trace.units)
+    banks = tuple((sum(h for h, _ in bank), sum(m for _, m in bank)) for bank in zip(*(t.banks for t in traces), strict=True))
+    return replace(
+        first, cycles=cycles, stage_cycles=cycles, events=tuple(events.values()), counters=counters, stalls=tuple(stalls.items()),
+        units=tuple(units.items()), banks=banks,
+    )  # fmt: skip
+
+
+def _both(one: Event, other: Event) -> Event:
+    sums = {
+        name: getattr(one, name) + getattr(other, name)
+        for name in ("count", "cycles", "compute_cycles", "vector_cycles", "memory_cycles", "link_cycles", "overhead_cycles", "counters")
+    }
+    return replace(one, **sums, stalls=tuple(_joined(one.stalls, other.stalls).items()))

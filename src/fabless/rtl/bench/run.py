@@ -56,8 +56,9 @@ class Simulation:
 
     def __init__(
         self, programs: Sequence[Program], memory_bytes: Sequence[int], *, memory_model: Numbers = IDEAL, link_latency_cycles: int = 1,
-        optimise: str = QUICK,
+        optimise: str = QUICK, executable: Path | None = None, arguments: Sequence[str] = (),
     ) -> None:  # fmt: skip
+        """Start the tiles of `programs`; `executable` in place of the one that is built for them, with more arguments."""
         if link_latency_cycles < 1:
             raise InputError(f"link latency of {link_latency_cycles} cycles: a link is a register at least; give 1 or more")
         self.programs = tuple(programs)
@@ -70,8 +71,8 @@ class Simulation:
                 f.truncate(max(1, size))
         self.memories: list[NDArray[np.uint8]] = [np.memmap(file, np.uint8, "r+") for file in files]
         self.process = subprocess.Popen(
-            [build(self.programs[0].tile, optimise=optimise), *files, f"+dump={self.path}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            text=True, bufsize=1,
+            [executable or build(self.programs[0].tile, optimise=optimise), *files, f"+dump={self.path}", *arguments],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1,
         )  # fmt: skip
         self.load(programs)
         self._say_each(lambda i: "memory " + " ".join(map(str, memory_model)))

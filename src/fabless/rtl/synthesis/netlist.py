@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from fabless.core.errors import UnsupportedError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
     from fabless.rtl.synthesis.liberty import Cell, Library
 
 #: Nets 0 and 1 are the constants.
 ZERO, ONE = 0, 1
+#: A gate of the clock stands apart, as a memory does: what computes is the same with the gate open.
+_CLOCK_GATE = {"fl_clock_gate": frozenset({"gated"})}
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +32,7 @@ class Instance:
 class Netlist:
     """Hold a block after mapping: `flops` and `gates` (in an order in which inputs come before use), ports as nets from bit 0 up.
 
-    Ports of an instance that is no library cell (a memory) are ports of the netlist, named `instance.port`.
+    Ports of an instance that is no library cell (a memory, a block that is counted apart) are ports of the netlist, named `instance.port`.
     """
 
     name: str
@@ -40,11 +44,31 @@ class Netlist:
     flops: tuple[Instance, ...]
     gates: tuple[Instance, ...]
     net_names: dict[int, str]
+    children: dict[str, str] = field(default_factory=dict)
 
     @property
     def instances(self) -> tuple[Instance, ...]:
         """Return all cells."""
         return (*self.flops, *self.gates)
+
+    @property
+    def resets(self) -> tuple[int, ...]:
+        """Return the nets of reset ports."""
+        return tuple(n for name, nets in self.inputs.items() if name == "rst" or (name.endswith("_rst") and "." not in name) for n in nets)
+
+    @property
+    def enables(self) -> dict[int, int]:
+        """Return the net that opens the gate of each gated clock net."""
+        gated = ((name.removesuffix(".gated"), nets) for name, nets in self.inputs.items() if name.endswith(".gated"))
+        return {nets[0]: self.outputs[f"{gate}.enable"][0] for gate, nets in gated}
+
+    def data(self, ports: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+        """Return ports without clocks and resets."""
+        return {
+            name: nets
+            for name, nets in ports.items()
+            if not name.endswith((".rst", "_rst")) and name != "rst" and not self.clocks & set(nets)
+        }
 
     @property
     def area_um2(self) -> float:
@@ -70,9 +94,10 @@ class Netlist:
         return loads
 
 
-def read_netlist(text: str, top: str, library: Library) -> Netlist:
-    """Return the netlist of module `top` in JSON as Yosys writes it.
+def read_netlist(text: str, top: str, library: Library, drives: Mapping[str, frozenset[str]] | None = None) -> Netlist:
+    """Return the netlist of module `top` in JSON as Yosys writes it; `drives`: output ports of the modules in it that are no library cells.
 
+    A module that is not listed is a memory: what it drives are its `rd` ports.
     Raises `UnsupportedError` where a generic cell is left: the library lacks what it takes to build it.
     """
     module = json.loads(text)["modules"][top]
@@ -89,6 +114,7 @@ def read_netlist(text: str, top: str, library: Library) -> Netlist:
         ports[port["direction"]][name] = nets(port["bits"])
     flops: list[Instance] = []
     gates: list[Instance] = []
+    children: dict[str, str] = {}
     for name, c in module["cells"].items():
         kind = c["type"]
         if kind in library:
@@ -100,10 +126,13 @@ def read_netlist(text: str, top: str, library: Library) -> Netlist:
                 f"library {library.name} has no cell to build {kind.strip('$_')} of {top}; add a Liberty file that has, with --liberty"
             )
         else:
+            children[name] = kind
+            driven = (drives or {}).get(kind, _CLOCK_GATE.get(kind))
             for port, bits in c["connections"].items():
-                direction = "input" if port.startswith("rd") else "output"  # what a memory reads comes into the netlist
-                ports[direction][f"{name}.{port}"] = nets(bits)
+                comes_in = port.startswith("rd") if driven is None else port in driven
+                ports["input" if comes_in else "output"][f"{name}.{port}"] = nets(bits)
     clocks = frozenset(f.pins[pin] for f in flops for pin in f.pins if f.cell.pins[pin].clock)
+    clocks |= {n for port, bits in ports["input"].items() if port.endswith((".gated", "clk")) for n in bits}
     names = {
         net(b): f"{n}[{i}]" if len(v["bits"]) > 1 else n
         for n, v in module["netnames"].items()
@@ -111,34 +140,45 @@ def read_netlist(text: str, top: str, library: Library) -> Netlist:
         for i, b in enumerate(v["bits"])
     }
     names.update({net(b): f"{n}[{i}]" for n, v in module["ports"].items() for i, b in enumerate(v["bits"])})
-    return Netlist(
-        top, library, len(numbers) - 2, ports["input"], ports["output"], clocks, tuple(flops), _ordered(gates, len(numbers) - 2), names
-    )
+    n_nets = len(numbers) - 2
+    sides = [gate_nets(g) for g in gates]
+    in_order = tuple(gates[n] for n in ordered(sides, n_nets, lambda n: gates[n].name))
+    return Netlist(top, library, n_nets, ports["input"], ports["output"], clocks, tuple(flops), in_order, names, children)
 
 
-def _ordered(gates: list[Instance], n_nets: int) -> tuple[Instance, ...]:
-    """Return gates so that every input is driven before it is read. Raises `UnsupportedError` for a loop of gates."""
+def gate_nets(gate: Instance) -> tuple[list[int], list[int]]:
+    """Return the nets that a gate reads and those that it drives."""
+    reads: list[int] = []
+    drives: list[int] = []
+    for pin, net in gate.pins.items():
+        (reads if gate.cell.pins[pin].direction == "input" else drives).append(net)
+    return reads, drives
+
+
+def ordered(sides: Sequence[tuple[Sequence[int], Sequence[int]]], n_nets: int, name: Callable[[int], str]) -> list[int]:
+    """Return an order of (nets read, nets driven) in which every net is driven before it is read.
+
+    Raises `UnsupportedError` for a loop, through the gate that `name` names.
+    """
     readers: list[list[int]] = [[] for _ in range(n_nets)]
     driven = [False] * n_nets
-    for i in gates:
-        for pin, net in i.pins.items():
-            if i.cell.pins[pin].direction == "output":
-                driven[net] = True
-    waiting = [0] * len(gates)
-    for n, i in enumerate(gates):
-        for pin, net in i.pins.items():
-            if i.cell.pins[pin].direction == "input" and driven[net]:
+    for _, drives in sides:
+        for net in drives:
+            driven[net] = True
+    waiting = [0] * len(sides)
+    for n, (reads, _) in enumerate(sides):
+        for net in reads:
+            if driven[net]:
                 readers[net].append(n)
                 waiting[n] += 1
     ready = [n for n, w in enumerate(waiting) if w == 0]
     for n in ready:  # grows while it is walked
-        for pin, net in gates[n].pins.items():
-            if gates[n].cell.pins[pin].direction == "output":
-                for reader in readers[net]:
-                    waiting[reader] -= 1
-                    if waiting[reader] == 0:
-                        ready.append(reader)
-    if len(ready) < len(gates):
-        loop = next(g.name for n, g in enumerate(gates) if waiting[n] > 0)
+        for net in sides[n][1]:
+            for reader in readers[net]:
+                waiting[reader] -= 1
+                if waiting[reader] == 0:
+                    ready.append(reader)
+    if len(ready) < len(sides):
+        loop = next(name(n) for n, w in enumerate(waiting) if w > 0)
         raise UnsupportedError(f"gates form a loop through {loop}; blocks must be synchronous")
-    return tuple(gates[n] for n in ready)
+    return ready

@@ -18,7 +18,7 @@ from fabless.core.errors import UnsupportedError
 from fabless.rtl.synthesis.netlist import ONE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -151,7 +151,9 @@ class Simulator:
             self._kinds.append(_Kind(np.array([[g.pins[p] for g in gates] for p in pins], np.intp).reshape(len(pins), -1), tuple(outputs)))
         self._nets, self._ticks = np.array(nets, np.intp), np.array(ticks, np.intp)
         self._by_delay = [(int(d), np.flatnonzero(self._ticks == d)) for d in np.unique(self._ticks)]
-        self._flops = [(np.array(out, np.intp), np.array(d, np.intp), inverts) for out, d, inverts in _flop_groups(netlist)]
+        self._flops = [
+            (np.array(out, np.intp), np.array(d, np.intp), inverts, enable) for (inverts, enable), (out, d) in _flop_groups(netlist).items()
+        ]
         self.values: Words = np.zeros((netlist.n_nets, n_words), np.uint64)
         self.values[ONE] = _FULL
         self.toggles = np.zeros(netlist.n_nets, np.int64)
@@ -161,14 +163,26 @@ class Simulator:
         self._settle()
         self.toggles[:] = 0
 
+    def resume(self, values: Words) -> None:
+        """Go on from the settled values of every net, `[nets, n_words]`."""
+        self.values = values.copy()
+        self._still = self._evaluate()
+
     def step(self, inputs: Mapping[str, Words]) -> None:
         """Clock once: flip-flops take what stood at their inputs, ports take `inputs`, and the gates settle."""
+        nets = [net for name in inputs for net in self.netlist.inputs[name]]
+        self.drive(np.array(nets, np.intp), np.concatenate(list(inputs.values())) if inputs else np.zeros((0, self.n_words), np.uint64))
+
+    def drive(self, nets: NDArray[np.intp], driven: Words, is_open: Words | None = None) -> None:
+        """Clock once, as `step` does, with words `[nets, n_words]` for the nets of ports; where `is_open` `[n_words]` is 0 the clock stands still."""
         before = self.values.copy()
-        taken = [(out, ~self.values[d] if inverts else self.values[d]) for out, d, inverts in self._flops]
-        for nets, moved in taken:
-            self.values[nets] = moved
-        for name, driven in inputs.items():
-            self.values[list(self.netlist.inputs[name])] = driven
+        taken = []
+        for out, d, inverted, enable in self._flops:
+            new, passes = (~self.values[d] if inverted else self.values[d]), self.values[enable] if enable >= 0 else is_open
+            taken.append((out, new if passes is None else (new & passes) | (self.values[out] & ~passes)))
+        for out, moved in taken:
+            self.values[out] = moved
+        self.values[nets] = driven
         self.toggles += _popcount(self.values ^ before)
         self._settle()
         self.settled += _popcount(self.values ^ before)
@@ -221,17 +235,19 @@ def _popcount(words: Words) -> NDArray[np.int64]:
     return ones
 
 
-def _flop_groups(netlist: Netlist) -> Iterable[tuple[list[int], list[int], bool]]:
-    """Return (output nets, data nets, whether the output is the inverse of what was sampled), apart for each polarity."""
-    groups: dict[bool, tuple[list[int], list[int]]] = {}
+def _flop_groups(netlist: Netlist) -> dict[tuple[bool, int], tuple[list[int], list[int]]]:
+    """Return (output nets, data nets) by whether the output is the inverse of what was sampled, and the net that opens the clock's gate (-1: none)."""
+    groups: dict[tuple[bool, int], tuple[list[int], list[int]]] = {}
+    enables = netlist.enables
     for f in netlist.flops:
         data = data_pin(f.cell)
+        clock = next(f.pins[p] for p in f.pins if f.cell.pins[p].clock)
         for pin in f.cell.outputs:
             if pin in f.pins:
-                out, d = groups.setdefault(inverts(f.cell, pin), ([], []))
+                out, d = groups.setdefault((inverts(f.cell, pin), enables.get(clock, -1)), ([], []))
                 out.append(f.pins[pin])
                 d.append(f.pins[data])
-    return [(out, d, inverted) for inverted, (out, d) in groups.items()]
+    return groups
 
 
 def data_pin(cell: Cell) -> str:

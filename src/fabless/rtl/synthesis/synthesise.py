@@ -2,29 +2,34 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fabless.core.digest import digest
 from fabless.core.errors import MissingToolError
 from fabless.core.sources import table
 from fabless.number.dot import BLOCK
+from fabless.rtl.synthesis.hierarchy import Memory
 from fabless.rtl.synthesis.kit import pick
 from fabless.rtl.synthesis.liberty import Library, liberty_text
 from fabless.rtl.synthesis.netlist import read_netlist
 from fabless.rtl.synthesis.timing import static_timing
-from fabless.rtl.synthesis.yosys import RECIPES, mapping_script, run_yosys
+from fabless.rtl.synthesis.yosys import RECIPES, mapping_script, run_yosys, yosys_version
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from types import ModuleType
 
     from fabless.program.tile import Tile
     from fabless.rtl.synthesis.blocks import Subject
+    from fabless.rtl.synthesis.cache import Cache
+    from fabless.rtl.synthesis.hierarchy import Hierarchy
     from fabless.rtl.synthesis.kit import Kit, Picked
+    from fabless.rtl.synthesis.liberty import Cell
     from fabless.rtl.synthesis.netlist import Netlist
-    from fabless.rtl.synthesis.timing import Timing
+    from fabless.rtl.synthesis.timing import Model, Timing
 
 #: Bits of a weight block's scale as stored: sign, exponent and the upper 10 fraction bits.
 WEIGHT_SCALE_BITS = 19
@@ -37,21 +42,6 @@ TIMEOUT_S = 900.0
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
-    """Hold one memory of a block as it stands in the netlist: width, depth and read ports."""
-
-    name: str
-    width: int
-    depth: int
-    reads: int
-
-    @property
-    def bits(self) -> int:
-        """Return the bits of all copies: one for each read port."""
-        return self.width * self.depth * self.reads
-
-
-@dataclass(frozen=True, slots=True)
 class Synthesis:
     """Hold a mapped block: netlist, timing, the recipe that was kept, memories that are not part of its area."""
 
@@ -60,7 +50,7 @@ class Synthesis:
     recipe: str
     netlist: Netlist
     timing: Timing
-    memories: tuple[Memory, ...]
+    flop: Cell
 
     @property
     def area_um2(self) -> float:
@@ -68,19 +58,21 @@ class Synthesis:
         return self.netlist.area_um2
 
 
-def synthesise(block: str, kit: Kit, library: Library, *, recipes: tuple[str, ...] = tuple(RECIPES)) -> Synthesis:
+def synthesise(
+    block: str | Subject, kit: Kit, library: Library, *, models: Mapping[str, Model] | None = None, kept: Cache | None = None,
+) -> Synthesis:  # fmt: skip
     """Return a block mapped to a library: of the recipes, in order, the first that meets the kit's clock, else the fastest.
 
+    `models`: the ports of children by module, for timing; `kept`: where mapped netlists are kept by the digest of what they are made from.
     Raises `MissingToolError` without Amaranth or Yosys, `UnsupportedError` for a library without the needed cells, `InputError` for an unknown block.
     """
-    sources = _sources(block)
-    top = next(iter(sources))
+    what = subject(block) if isinstance(block, str) else block
     picked = pick(library, kit.avoid)
     best: Synthesis | None = None
-    for recipe in recipes:
-        text = _mapped(sources, top, kit, library, picked, recipe)
-        netlist = read_netlist(text, top, library)
-        found = Synthesis(block, kit.name, recipe, netlist, static_timing(netlist, picked.flop), _memories(text, top))
+    for recipe in what.recipes:
+        text = _mapped(what, kit, library, picked, recipe, kept)
+        netlist = read_netlist(text, what.module, library, what.drives)
+        found = Synthesis(what.name, kit.name, recipe, netlist, static_timing(netlist, picked.flop, models), picked.flop)
         if best is None or found.timing.period_s < best.timing.period_s:
             best = found
         if best.timing.fmax_hz >= kit.clock_hz:
@@ -101,43 +93,48 @@ def _blocks() -> ModuleType:
 
 
 def subject(block: str) -> Subject:
-    """Return what a block is. Raises `InputError` for an unknown one, `MissingToolError` without Amaranth."""
+    """Return a block alone. Raises `InputError` for an unknown one, `MissingToolError` without Amaranth."""
     return _blocks().subject_named(block)  # type: ignore[no-any-return]
 
 
-def _sources(block: str) -> dict[str, str]:
-    return _blocks().block_rtlil(subject(block).kind)  # type: ignore[no-any-return]
+def hierarchy(tile: Tile) -> Hierarchy:
+    """Return the modules of a tile. Raises `MissingToolError` without Amaranth, `UnsupportedError` for a tile that cannot be built."""
+    return _blocks().tile_hierarchy(tile)  # type: ignore[no-any-return]
 
 
-def _mapped(sources: dict[str, str], top: str, kit: Kit, library: Library, picked: Picked, recipe: str) -> str:
-    """Return the netlist that Yosys writes."""
+def subjects(modules: Hierarchy, tile: Tile) -> dict[str, Subject]:
+    """Return the blocks that together are a tile, by name, children before what places them."""
+    return _blocks().tile_subjects(modules, tile)  # type: ignore[no-any-return]
+
+
+def _mapped(what: Subject, kit: Kit, library: Library, picked: Picked, recipe: str, kept: Cache | None) -> str:
+    """Return the netlist that Yosys writes, from the cache where it is there."""
     load_ff = picked.flop.pins[picked.data].capacitance_f * _PORT_LOADS * 1e15
+    period_ps = _GATES_RATIO / kit.clock_hz * 1e12
+    liberties = [f"library{i}.lib" for i in range(len(library.paths))]
+    files = {f"m{i}.il": text for i, text in enumerate(what.sources.values())}
+    files |= {
+        "flop.v": picked.flop_map,
+        "ports.constr": f"set_driving_cell {picked.driver.name}\nset_load {load_ff:.4f}\n",
+        "recipe.abc": RECIPES[recipe].replace("{D}", f"-D {period_ps:.0f}").replace("; ", "\n") + "\n",
+    }
+    script = mapping_script(
+        top=what.module, sources=[n for n in files if n.endswith(".il")], liberties=liberties, avoid=list(kit.avoid), flop_map="flop.v",
+        recipe="recipe", period_ps=period_ps,
+    )  # fmt: skip
+    texts = {name: liberty_text(path) for name, path in zip(liberties, library.paths, strict=True)}
+    key = f"netlist-{digest((script, files, texts, yosys_version()))}"
+    if kept is not None and (found := kept.get(key)) is not None:
+        return found
     with tempfile.TemporaryDirectory(prefix="fabless-synthesis-") as name:
         directory = Path(name)
-        for module, text in sources.items():
-            (directory / f"{module}.il").write_text(text)
-        liberties = [f"library{i}.lib" for i in range(len(library.paths))]
-        for file, path in zip(liberties, library.paths, strict=True):
-            (directory / file).write_text(liberty_text(path))
-        (directory / "flop.v").write_text(picked.flop_map)
-        (directory / "ports.constr").write_text(f"set_driving_cell {picked.driver.name}\nset_load {load_ff:.4f}\n")
-        period_ps = _GATES_RATIO / kit.clock_hz * 1e12
-        (directory / f"{recipe}.abc").write_text(RECIPES[recipe].replace("{D}", f"-D {period_ps:.0f}").replace("; ", "\n") + "\n")
-        script = mapping_script(
-            top=top, sources=[f"{m}.il" for m in sources], liberties=liberties, avoid=list(kit.avoid), flop_map="flop.v", recipe=recipe, period_ps=period_ps,
-        )  # fmt: skip
+        for file, text in (files | texts).items():
+            (directory / file).write_text(text)
         run_yosys(script, directory, TIMEOUT_S)
-        return (directory / "netlist.json").read_text()
-
-
-def _memories(text: str, top: str) -> tuple[Memory, ...]:
-    found = []
-    for name, cell in json.loads(text)["modules"][top]["cells"].items():
-        if "DEPTH" in cell.get("parameters", {}):
-            p = {k: int(v, 2) if isinstance(v, str) else int(v) for k, v in cell["parameters"].items()}
-            reads = sum(port.startswith("rd") for port in cell["connections"])
-            found.append(Memory(name, p["WIDTH"], p["DEPTH"], reads))
-    return tuple(found)
+        netlist = (directory / "netlist.json").read_text()
+    if kept is not None:
+        kept.put(key, netlist)
+    return netlist
 
 
 def row_memories(tile: Tile) -> tuple[Memory, ...]:

@@ -1,0 +1,34 @@
+"""The Verilog that is mapped for the FPGA writes what the machine writes: its memories of one write port, its multipliers of LUTs."""
+
+import pytest
+
+pytest.importorskip("amaranth", reason="the RTL needs the extra 'rtl'")
+
+from fabless.fleet.on_rtl import open_rtl_session
+from fabless.fleet.session import open_session
+from fabless.model.tokenizer import open_tokenizer
+from fabless.model.weights import open_weights
+from fabless.program.tile import ECP5
+from fabless.rtl.bench.build import HARNESS, compile_verilog, tools
+from fabless.rtl.bench.run import Simulation
+from fabless.rtl.fpga import ECP5_FABRIC_LANES, tile_part_verilog
+
+pytestmark = pytest.mark.skipif(
+    not all(t.found for t in tools()), reason=f"not installed: {', '.join(t.name for t in tools() if not t.found)}; see 'fabless doctor'"
+)
+
+
+def test_the_embedded_model_writes_on_the_tile_that_fits_the_fpga():
+    weights = open_weights("tinyshakes")
+    ids = open_tokenizer(weights).encode("ROMEO:\n")
+    verilog = tile_part_verilog(ECP5, ECP5_FABRIC_LANES)
+    assert "fl_times8 fabric7" in verilog
+    assert "reg [39:0] now" in verilog
+    program = compile_verilog(verilog, HARNESS.read_text(), top="fl_tile", defines={"FL_WIDTH": 16, "FL_LINK": 16}, optimise="-O0")
+    with open_rtl_session(weights, ECP5, check=True, context_tokens=32) as session:
+        shape = session.compiled.shapes[0]
+        session.simulation = Simulation(session.compiled.programs[shape], (session.compiled.layouts[0].memory_bytes,), executable=program)
+        session.simulation.memories[0][:] = session.memories[0]
+        written = list(session.generate(ids[:2], 2))  # memory and cycles are compared after each of three launches
+    assert written == list(open_session(weights, ECP5, context_tokens=32).generate(ids[:2], 2))
+    assert len(session.cycles) == 3
