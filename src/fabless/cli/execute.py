@@ -245,7 +245,7 @@ def compile(
         write_program(out, program)
     segment = Segment([0] * tokens, 0, range(ceil(bound, PAGE_KEYS)))
     programs = compiled.programs[shape]
-    launch = timed(programs, [compiled.parameters(shape, [segment])] * len(programs))[0]
+    launch = timed(programs, [compiled.parameters(shape, [segment])] * len(programs))[tile]
     rows = explained(compiled)
     held = [{"tile": x.part.index, "layers": [x.part.layers.start, x.part.layers.stop], "experts": [x.part.experts.start, x.part.experts.stop],
              "image_bytes": x.image_bytes, "memory_bytes": x.memory_bytes} for x in compiled.layouts]  # fmt: skip
