@@ -57,6 +57,18 @@ def test_a_row_is_its_measured_cell_area_placed():
     assert isclose(matrix_area_mm2(TensorCore((("int8", 2.0),)), "7nm"), 2 * core)
 
 
+def test_a_core_of_rows_has_the_lanes_and_the_control_of_its_own_netlists():
+    # ASAP7 (docs/synthesis.md): a lane with its share of the vector unit; sequencer, queues and semaphores; load and store by row
+    placed = table("process_blocks").fact("layout_ratio").known * 1e-6
+    own = replace(OWN, process="7nm")
+    assert isinstance(own.core.matrix, Mxu)
+    areas = {b.name: b.area_mm2 for b in harden(own).blocks}
+    n_cores = own.n_cores + own.spare_cores
+    assert isclose(areas["vector lanes"], n_cores * own.core.vector_lanes * 2351 * placed)
+    assert isclose(areas["control"], n_cores * (9357 + own.core.n_matrix * own.core.matrix.rows * 551.4) * placed)
+    assert areas["registers"] == 0.0
+
+
 def test_a_second_product_of_an_element_costs_a_row_and_not_an_element():
     one, two = element_area_mm2("int8", 1.0, "7nm"), element_area_mm2("int8", 2.0, "7nm")
     assert one < two < 2 * one

@@ -39,6 +39,9 @@ class BlockAreas:
     row_mac: tuple[tuple[str, float], ...]  # per multiply-accumulate of a dot-product row with its block accumulator, by element format
     tensor_mac: tuple[tuple[str, float], ...]  # the same of a tensor core: a plain binary32 accumulator, no block scales
     vector_lane: float
+    own_vector_lane: float  # of a core of dot-product rows: our own netlist
+    own_control: float
+    own_transfer: float  # load and store, per row
     sram_byte: float
     sram_port_cycles: float
     cache_ratio: float
@@ -81,6 +84,9 @@ def block_areas(process: str) -> BlockAreas:
         row_mac=tuple((f, dot * ratio + accumulate) for f, ratio in ratios.items()),
         tensor_mac=tuple((f, tensor * ratio) for f, ratio in ratios.items()),
         vector_lane=multiply_add * _row("lane_ratio") * placed,
+        own_vector_lane=netlists.fact("asap7_vector_lane_um2").known * placed,
+        own_control=netlists.fact("asap7_control_um2").known * placed,
+        own_transfer=netlists.fact("asap7_transfer_um2").known * placed,
         sram_byte=sram_byte,
         sram_port_cycles=_row("sram_port_cycles"),
         cache_ratio=_row("cache_ratio"),

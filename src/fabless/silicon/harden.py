@@ -122,6 +122,7 @@ _Placed = tuple[str, int, float, str, str]  # name, count, area of all in mm2, k
 
 def _blocks(chip: Chip, a: BlockAreas) -> list[_Placed]:
     core, n_cores = chip.core, chip.n_cores + chip.spare_cores
+    own = isinstance(core.matrix, Mxu)
     n_matrix = n_cores * core.n_matrix
     placed: list[_Placed] = [
         (
@@ -134,9 +135,9 @@ def _blocks(chip: Chip, a: BlockAreas) -> list[_Placed]:
         (
             "vector lanes",
             n_cores,
-            n_cores * core.vector_lanes * a.vector_lane,
+            n_cores * core.vector_lanes * (a.own_vector_lane if own else a.vector_lane),
             "vector",
-            "fp32 multiply-add (Horowitz) x lane_ratio x layout_ratio",
+            "asap7_vector_lane_um2 x layout_ratio, by logic density" if own else "fp32 multiply-add (Horowitz) x lane_ratio x layout_ratio",
         ),
         ("registers", n_cores, n_cores * _register_bytes(chip, a) * a.register_byte, "sram", "bytes x sram density x register_file_ratio"),
         (
@@ -146,7 +147,13 @@ def _blocks(chip: Chip, a: BlockAreas) -> list[_Placed]:
             "sram",
             "bit cell / sram_efficiency, more by sram_port_cycles",
         ),
-        ("control", n_cores, n_cores * _control_mm2(chip, a), "control", "gpu_control, cu_control or core_control by logic density"),
+        (
+            "control",
+            n_cores,
+            n_cores * _control_mm2(chip, a),
+            "control",
+            _OWN_CONTROL if own else "gpu_control, cu_control or core_control by logic density",
+        ),
     ]
     if core.accumulator is not None:
         placed.append(("accumulators", n_cores, n_cores * sram_area_mm2(core.accumulator, a), "sram", "as scratchpads"))
@@ -178,7 +185,12 @@ _MATRIX_BASIS = {
 }
 
 
+_OWN_CONTROL = "(asap7_control_um2 + rows x asap7_transfer_um2) x layout_ratio, by logic density"
+
+
 def _register_bytes(chip: Chip, a: BlockAreas) -> float:
+    if isinstance(chip.core.matrix, Mxu):
+        return 0.0  # lanes read and write the scratchpad; their operand registers are part of the netlist
     if isinstance(chip.core.matrix, TensorCore):
         if chip.family.startswith("nvidia"):
             return a.nvidia_register_bytes
@@ -193,6 +205,8 @@ def _control_mm2(chip: Chip, a: BlockAreas) -> float:
             return a.gpu_control
         if chip.family.startswith("amd"):
             return a.cu_control
+    if isinstance(chip.core.matrix, Mxu):
+        return a.own_control + chip.core.n_matrix * chip.core.matrix.rows * a.own_transfer
     macs = chip.core.n_matrix * max(n for _, n in matrix_rates(chip.core.matrix))
     return a.core_control * min(1.0, max(a.small_core_ratio, macs / _CONTROL_MACS))
 

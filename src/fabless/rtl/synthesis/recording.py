@@ -74,9 +74,9 @@ def record(stimulus: Stimulus, wanted: Mapping[str, Sequence[tuple[str, int]]]) 
     require_tools()
     tile = stimulus.program.tile
     text = _instrumented(tile_verilog(tile), wanted)
-    program = compile_verilog(
-        text, HARNESS.read_text(), top="fl_tile", defines={"FL_WIDTH": tile.memory_bytes_per_cycle}, optimise="-O0"
-    )  # compiling costs more than some ten thousand cycles
+    defines = {"FL_WIDTH": tile.memory_bytes_per_cycle, "FL_LINK": tile.link_bytes_per_cycle}
+    # compiling costs more than some ten thousand cycles
+    program = compile_verilog(text, HARNESS.read_text(), top="fl_tile", defines=defines, optimise="-O0")
     with tempfile.TemporaryDirectory(prefix="fabless-recording-") as name:
         with Simulation((stimulus.program,), (len(stimulus.memory),), executable=program, arguments=(f"+record={name}",)) as simulation:
             simulation.memories[0][:] = stimulus.memory

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fabless.core.digest import digest
-from fabless.core.errors import InputError, MissingToolError, nearest
+from fabless.core.errors import FablessError, InputError, MissingToolError, nearest
 from fabless.rtl.synthesis.activity import COUNTED, counted_ports, launch_energy, recorded_ports
 from fabless.rtl.synthesis.hierarchy import Hierarchy, Memory
 from fabless.rtl.synthesis.kit import find_liberties, find_macros, kit_named
@@ -304,7 +304,10 @@ def _figures(what: Subject, s: Synthesis, recording: Recording | None) -> BlockF
         )
     if recording is None:
         return BlockFigures(*fixed, None, None, None, *size, 0, None, None, None, None, "not measured", *last)
-    e = launch_energy(s, what, recording)
+    try:
+        e = launch_energy(s, what, recording)
+    except FablessError as error:  # area and clock stand; that the energy does not is said where its source would be
+        return BlockFigures(*fixed, None, None, None, *size, 0, None, None, None, None, f"NOT MEASURED: {error}", *last)
     return BlockFigures(
         *fixed, e.operation_j, e.settled_j, e.clock_j, *size, e.n_results, e.n_operations, e.busy_ratio, e.glitch_ratio, e.toggles_per_net,
         recording.source, *last,
