@@ -153,7 +153,7 @@ def test_a_tile_is_its_blocks_once_each(semaphores):
         "dot": 4,
         "accumulate": 4,
         "lane": 4,
-        "add": 8,
+        "add": 12,
         "multiply": 5,
     }
     assert {"sequencer", "load", "store", "mxu", "vector", "reduce", "quantise", "function", "semaphores", "queue_net", "tile"} <= set(

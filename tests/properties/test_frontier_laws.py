@@ -15,7 +15,7 @@ from fabless.explore.search import design
 from fabless.explore.study import OBJECTIVES, Weights, read_study
 
 ROOT = Path(__file__).parents[2]
-WHOLE = {"process": ("16nm", "7nm"), "clock_hz": (6e8, 1e9), "cores": (4, 8), "rows": (64, 128, 256)}
+WHOLE = {"process": ("16nm", "7nm"), "clock_hz": (6e8, 1e9), "cores": (4, 8), "rows": (32, 64, 128)}
 
 
 def small():

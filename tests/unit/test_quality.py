@@ -134,13 +134,23 @@ def test_logits_equal_the_stored_greedy_run(smollm2):
             assert np.abs(ours[stored["ids"]] - stored["logits"]).max() < 0.5e-4 + 2.0**-24 * math.sqrt(1536 * 60) * 50
 
 
-def test_bars_of_int8_blocks_on_smollm2(smollm2):
-    """Weights and activations at most +1% perplexity, everything as executed at most +2%."""
-    text = shakespeare()
-    assert quality(smollm2, "int8_block32", text, chunk_tokens=192, max_chunks=1).perplexity_change_ratio <= 0.01
-    exact = quality(smollm2, "exact", text, chunk_tokens=192, max_chunks=1)
-    assert exact.perplexity_change_ratio <= 0.02
-    assert exact.top1_ratio > 0.85
+BARS = {"int8_block32": 0.01, "exact": 0.02}  # weights and activations alone; everything as executed
+
+
+@pytest.mark.parametrize("recipe", BARS)
+def test_int8_blocks_on_a_short_text_are_as_near_as_their_bars_ask(recipe, smollm2):
+    """Of 191 tokens perplexity scatters: log-ratios of probabilities have twice the divergence as their variance, so the bar is held at 2.5 deviations."""
+    q = quality(smollm2, recipe, shakespeare(), chunk_tokens=192, max_chunks=1)
+    assert q.kl_nats < 0.01  # one scale a row instead of a block: 0.04
+    assert q.perplexity_change_ratio - 2.5 * math.sqrt(2 * q.kl_nats / q.n_tokens) <= BARS[recipe]
+    assert q.top1_ratio > 0.85
+
+
+@pytest.mark.nightly
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("recipe", BARS)
+def test_bars_of_int8_blocks(recipe, smollm2):
+    assert quality(smollm2, recipe, shakespeare(), chunk_tokens=512, max_chunks=4).perplexity_change_ratio <= BARS[recipe]
 
 
 def test_unknown_recipe_and_short_text_are_named():

@@ -167,13 +167,13 @@ def _cells(box: Box, n: int) -> list[Box]:
 
 def _label(name: str, box: Box) -> str:
     size = min(22.0, 1.7 * max(box.width, box.height) / len(name), 0.7 * min(box.width, box.height))
-    if size < 9:
+    if size < 14:
         return ""
     x, y = box.x + box.width / 2, box.y + box.height / 2
     turn = f' transform="rotate(-90 {x:.1f} {y:.1f})"' if box.height > box.width and len(name) * size * 0.6 > box.width else ""
     if not turn:
         size = min(size, 1.7 * box.width / len(name))
-        if size < 9:
+        if size < 14:
             return ""
     return f'<text class="fp-label" x="{x:.1f}" y="{y:.1f}"{turn} style="font-size:{size:.1f}px;stroke-width:{size * 0.18:.1f}px">{escape(name)}</text>'
 
@@ -252,7 +252,7 @@ def _table(report: Report) -> str:
         "checked bits or results",
     )
     rows = "".join(
-        f'<tr><th scope="row">{escape(b.name)}<small>{escape(b.title)}</small></th>'
+        f'<tr><th scope="row">{escape(b.name)}<br><small>{escape(b.title)}</small></th>'
         + "".join(
             f'<td class="r">{escape(x)}</td>' for x in (
                 str(b.count), f"{b.area_um2:,.1f}", f"{b.fmax_hz / 1e6:,.0f}", _pj(b.operation_j), b.operation, _pj(b.settled_j), _pj(b.idle_j),

@@ -93,7 +93,9 @@ class TileTop(Block):
         for name, unit in (("store", store), ("vector", vector), ("net", net)):
             gated(m, name, lingering(m, works[name], 4, name))
             m.submodules[name] = DomainRenamer(name)(unit)
-        self._control(m, sequencer, {Name.LOAD: load, Name.STORE: store, Name.MXU: mxu, Name.VPU: vector, Name.NET: net})
+        units: dict[Name, Any] = {Name.LOAD: load, Name.STORE: store, Name.MXU: mxu, Name.VPU: vector, Name.NET: net}
+        queues = self._control(m, sequencer, units)
+        self._counters(m, sequencer, queues, units)
         self._vector_buffer(m, sequencer, load, store, vector, net)
         self._activations(m, load, store, mxu, vector, net)
         m.d.comb += [
@@ -109,7 +111,7 @@ class TileTop(Block):
         ]  # fmt: skip
         return m
 
-    def _control(self, m: Module, sequencer: Sequencer, units: dict[Name, Any]) -> None:
+    def _control(self, m: Module, sequencer: Sequencer, units: dict[Name, Any]) -> dict[Name, Queue]:
         """Join sequencer, queues and semaphores; count cycles."""
         m.submodules.semaphores = semaphores = named(Semaphores())
         queues: dict[Name, Queue] = {q: named(Queue(depth=self.tile.queue_depth, extra_bits=extra_bits(q))) for q in UNITS}
@@ -133,7 +135,6 @@ class TileTop(Block):
             ]  # fmt: skip
             # what is idle for the head of queue net may still be sending
             idle = idle & queue.empty & (unit.quiet if q == Name.NET else queue.idle)
-        self._counters(m, sequencer, queues, units)
         running = Signal()
         with m.If(self.start):
             m.d.sync += [running.eq(1), self.cycles.eq(0)]
@@ -144,6 +145,7 @@ class TileTop(Block):
             sequencer.host_program.eq(self.host_program), sequencer.host_parameter.eq(self.host_parameter),
             sequencer.host_address.eq(self.host_address), sequencer.host_data.eq(self.host_data),
         ]  # fmt: skip
+        return queues
 
     def _counters(self, m: Module, sequencer: Sequencer, queues: dict[Name, Queue], units: dict[Name, Any]) -> None:
         """Count where cycles go."""

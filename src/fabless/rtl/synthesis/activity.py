@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 #: Stretches that are simulated side by side with delays, and cycles of each that count.
 STREAMS, STRETCH = 64, 16
+#: See bench/harness.cpp.
+HOST_RESET_CYCLES = 4
 #: Ports of the tile by which operations are counted, as paths below the top.
 COUNTED = (
     "queue_vpu.go", "queue_vpu.head", "vector.a_read", "vector.c_read", "vector.reducer.valid", "vector.reducer.kind", "vector.reducer.present",
@@ -83,7 +85,8 @@ def launch_energy(synthesis: Synthesis, subject: Subject, recording: Recording, 
     begins = np.sort(rng.choice(candidates, STREAMS)) + RESET_CYCLES
     opened = None
     if subject.gate is not None:
-        opened = np.concatenate([np.ones(RESET_CYCLES, np.uint8), ports.bits(subject.gate)[:, 0]])
+        # a gate is open in the host's four cycles of reset, then closed until there is work
+        opened = np.concatenate([np.arange(RESET_CYCLES) < HOST_RESET_CYCLES, ports.bits(subject.gate)[:, 0]]).astype(np.uint8)
     run = settled_run(netlist, (nets, bits), expected, begins - 1, skip=RESET_CYCLES, open_bits=opened)
     if run.wrong is not None:
         raise FablessError(_differs(synthesis, run.wrong, netlist))

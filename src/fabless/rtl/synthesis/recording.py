@@ -49,8 +49,8 @@ class Ports:
         """Return whether any bit of a port is set, by cycle; no cycle for a port that is not there."""
         if port not in self.places:
             return np.zeros(len(self.packed), bool)
-        seen: NDArray[np.bool_] = self.bits(port).max(axis=1).astype(bool)
-        return seen
+        high: NDArray[np.bool_] = self.bits(port).max(axis=1).astype(bool)
+        return high
 
 
 @dataclass(frozen=True, slots=True)

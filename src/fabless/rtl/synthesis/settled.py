@@ -34,7 +34,7 @@ def settled_run(
     netlist: Netlist, inputs: tuple[NDArray[np.intp], NDArray[np.uint8]], expected: tuple[NDArray[np.intp], NDArray[np.uint8]],
     chosen: NDArray[np.int64], *, skip: int, open_bits: NDArray[np.uint8] | None = None,
 ) -> Settled:  # fmt: skip
-    """Run a netlist from all zeros: `inputs`: nets and their bits `[cycles, nets]`; `expected`: nets and what they settle to in each cycle.
+    """Run a netlist from flip-flops that hold 0: `inputs`: nets and their bits `[cycles, nets]`; `expected`: nets and what they settle to in each cycle.
 
     `open_bits` `[cycles]`: whether the gate of the netlist's own clock is open, where it has one; gates inside follow their enables.
     Toggles count from cycle `skip` on, and expectations hold from there; `chosen`: cycles, rising, after which the state is kept.
@@ -45,6 +45,7 @@ def settled_run(
     clock = np.ones(len(inputs[1]), np.uint8) if open_bits is None else open_bits
     values = np.zeros(netlist.n_nets, np.uint8)
     values[ONE] = 1
+    values[q[inverted.astype(bool)]] = 1  # every flip-flop holds 0, whatever its output shows
     toggles = np.zeros(netlist.n_nets, np.int64)
     states = np.zeros((len(chosen), netlist.n_nets), np.uint8)
     wrong = _run(
