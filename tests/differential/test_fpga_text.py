@@ -18,6 +18,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+@pytest.mark.nightly
 def test_the_embedded_model_writes_on_the_tile_that_fits_the_fpga():
     weights = open_weights("tinyshakes")
     ids = open_tokenizer(weights).encode("ROMEO:\n")

@@ -32,12 +32,13 @@ class Settled:
 
 def settled_run(
     netlist: Netlist, inputs: tuple[NDArray[np.intp], NDArray[np.uint8]], expected: tuple[NDArray[np.intp], NDArray[np.uint8]],
-    chosen: NDArray[np.int64], *, skip: int, open_bits: NDArray[np.uint8] | None = None,
+    chosen: NDArray[np.int64], *, skip: int, open_bits: NDArray[np.uint8] | None = None, compare_from: int = 0,
 ) -> Settled:  # fmt: skip
     """Run a netlist from flip-flops that hold 0: `inputs`: nets and their bits `[cycles, nets]`; `expected`: nets and what they settle to in each cycle.
 
     `open_bits` `[cycles]`: whether the gate of the netlist's own clock is open, where it has one; gates inside follow their enables.
-    Toggles count from cycle `skip` on, and expectations hold from there; `chosen`: cycles, rising, after which the state is kept.
+    Toggles count from cycle `skip` on, and expectations hold from there, or from `compare_from` if that is later; `chosen`: cycles, rising,
+    after which the state is kept.
     """
     pins, offsets, tables, outs = _gates(netlist)
     flops = list(flop_pins(netlist))
@@ -50,7 +51,7 @@ def settled_run(
     states = np.zeros((len(chosen), netlist.n_nets), np.uint8)
     wrong = _run(
         values, pins, offsets, tables, outs, d, q, inverted.astype(np.uint8), enable, clock, inputs[0].astype(np.int64), inputs[1],
-        expected[0].astype(np.int64), expected[1], chosen, states, toggles, skip,
+        expected[0].astype(np.int64), expected[1], chosen, states, toggles, skip, max(skip, compare_from),
     )  # fmt: skip
     return Settled(toggles, len(inputs[1]) - skip, states, None if wrong[0] < 0 else (int(wrong[0]), int(wrong[1])))
 
@@ -117,7 +118,7 @@ def _settle(values: Any, pins: Any, offsets: Any, tables: Any, outs: Any, toggle
 @njit(cache=True)
 def _run(
     values: Any, pins: Any, offsets: Any, tables: Any, outs: Any, d: Any, q: Any, inverted: Any, enable: Any, clock: Any, in_nets: Any,
-    in_bits: Any, out_nets: Any, out_bits: Any, chosen: Any, states: Any, toggles: Any, skip: int,
+    in_bits: Any, out_nets: Any, out_bits: Any, chosen: Any, states: Any, toggles: Any, skip: int, compare_from: int,
 ) -> tuple[int, int]:  # fmt: skip
     """Run all cycles; return the first (cycle, output) that differs, or (-1, -1)."""
     taken = np.zeros(len(q), np.uint8)
@@ -139,7 +140,7 @@ def _run(
                 if t >= skip:
                     toggles[in_nets[i]] += 1
         _settle(values, pins, offsets, tables, outs, toggles, t >= skip)
-        if t >= skip and wrong[0] < 0:
+        if t >= compare_from and wrong[0] < 0:
             for i in range(len(out_nets)):
                 if values[out_nets[i]] != out_bits[t, i]:
                     wrong = (t, i)
