@@ -8,10 +8,11 @@ if missing():
 
 from properties_matrix import PROOFS as MATRIX
 from properties_memory import PROOFS as MEMORY
+from properties_net import PROOFS as NET
 from properties_queues import PROOFS as QUEUES
 from properties_sequencer import PROOFS as SEQUENCER
 
-PROOFS = (*QUEUES, *SEQUENCER, *MEMORY, *MATRIX)
+PROOFS = (*QUEUES, *SEQUENCER, *MEMORY, *MATRIX, *NET)
 MUTANTS = [pytest.param(p, m, id=f"{p.name}: {m.kills}: {m.new or 'without ' + m.old}") for p in PROOFS for m in p.mutants]
 # Amaranth tells of a design that was built and not converted: here the reason is an error that the test reports itself.
 pytestmark = pytest.mark.filterwarnings("ignore:.*created but never used")
