@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fabless.program.isa import ISA, Queue
+from fabless.program.timing import LINK_QUEUE_BEATS
 from fabless.rtl.emit import tile_verilog
 
 if TYPE_CHECKING:
@@ -36,6 +37,12 @@ MEMORY_PORTS = (
     ("write_valid, write_ready", "1, 1", "out, in", "write a beat; in memory when both are high"),
     ("write_address, write_data, write_strobe", "40, 8 B, B", "out", "byte address (a multiple of B), data, one bit a byte"),
 )
+LINK_PORTS = (
+    ("link_valid, link_data", "1, 8 N", "out", "a beat for the next tile of the ring; never refused, a credit each"),
+    ("credit", "1", "in", "the next tile has room for one more"),
+    ("arrive_valid, arrive_data", "1, 8 N", "in", "a beat of the tile before, as many cycles later as the wires take, at least one"),
+    ("credit_out", "1", "out", "room for one more, to the tile before"),
+)
 
 
 def write_documents(tile: Tile, directory: Path, name: str) -> tuple[Path, ...]:
@@ -66,14 +73,18 @@ def registers(tile: Tile, name: str) -> str:
     rows = ["| port | bits | direction | meaning |", "| --- | --- | --- | --- |"]
     host = [f"| {' | '.join(port)} |" for port in HOST_PORTS]
     memory = [f"| {' | '.join(port).replace('8 B', str(8 * b)).replace(', B', f', {b}')} |" for port in MEMORY_PORTS]
+    n = tile.link_bytes_per_cycle
+    link = [f"| {' | '.join(port).replace('8 N', str(8 * n))} |" for port in LINK_PORTS]
     spaces = [
         ("program", tile.instruction_words, "128-bit instructions"), ("parameters", tile.parameter_words, "signed 32-bit words"),
         ("memory", tile.memory_bytes, "bytes"),
     ]  # fmt: skip
     return "\n".join([
-        f"# Tile of {name}", "", f"{tile.rows} rows, {tile.vector_lanes} vector lanes, memory port of {b} bytes; digest {tile.digest}.", "",
-        "## Host", "", *rows, *host, "", "## Memory", "", *rows, *memory, "", "## Sizes", "", "| space | size | of |", "| --- | --- | --- |",
-        *(f"| {n} | {size} | {of} |" for n, size, of in spaces), "",
+        f"# Tile of {name}", "", f"{tile.rows} rows, {tile.vector_lanes} vector lanes, memory port of {b} bytes, links of {n}; digest {tile.digest}.",
+        "", "## Host", "", *rows, *host, "", "## Memory", "", *rows, *memory, "", "## Links", "",
+        f"A tile holds {LINK_QUEUE_BEATS} credits at reset: so many beats find room at its neighbour.", "", *rows, *link, "",
+        "## Sizes", "", "| space | size | of |", "| --- | --- | --- |",
+        *(f"| {space} | {size} | {of} |" for space, size, of in spaces), "",
     ])  # fmt: skip
 
 
@@ -81,9 +92,10 @@ def diagram(tile: Tile, name: str) -> str:
     """Return a block diagram as SVG: queues, units, buffers and ports with their sizes."""
     boxes: list[tuple[int, int, int, int, str, str]] = [
         (20, 60, 150, 60, "sequencer", f"{tile.instruction_words} instructions"), (20, 140, 150, 50, "parameters", f"{tile.parameter_words} words"),
-        (210, 60, 110, 320, "queues", f"5 x {tile.queue_depth} deep"), (360, 60, 150, 60, "load", f"{tile.memory_bytes_per_cycle} B a cycle"),
+        (210, 60, 110, 400, "queues", f"5 x {tile.queue_depth} deep"), (360, 60, 150, 60, "load", f"{tile.memory_bytes_per_cycle} B a cycle"),
         (360, 140, 150, 60, "store", f"{tile.memory_bytes_per_cycle} B a cycle"), (360, 220, 150, 70, "matrix unit", f"{tile.rows} rows x 32 lanes"),
         (360, 310, 150, 70, "vector unit", f"{tile.vector_lanes} lanes"),
+        (360, 400, 150, 60, "net", f"{tile.link_bytes_per_cycle} B a cycle each way"),
         (560, 60, 170, 60, "weights", f"{tile.weight_words} x {tile.rows} x 32 B"),
         (560, 140, 170, 60, "activations", f"{tile.activation_words} x 34 B"),
         (560, 220, 170, 70, "accumulators", f"{tile.accumulator_words} x {tile.rows} fp32"),
@@ -92,6 +104,9 @@ def diagram(tile: Tile, name: str) -> str:
     lines = [(170, 90, 210, 90), (95, 120, 95, 140)]
     lines += [(320, y, 360, y) for y in (90, 170, 255, 345)] + [(510, y, 560, y) for y in (90, 170, 255, 345)]
     lines += [
+        (320, 430, 360, 430),
+        (510, 420, 560, 365),
+        (510, 410, 560, 195),
         (510, 240, 560, 180),
         (510, 240, 560, 105),
         (510, 330, 560, 270),
@@ -100,7 +115,7 @@ def diagram(tile: Tile, name: str) -> str:
         (510, 185, 560, 335),
     ]
     parts = [
-        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 750 400" font-family="sans-serif" font-size="13">',
+        '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 750 480" font-family="sans-serif" font-size="13">',
         f'<text x="20" y="30" font-size="17">Tile of {_escaped(name)}: {len(Queue)} queues, {tile.rows} rows, {tile.vector_lanes} lanes</text>',
         *(f'<line x1="{a}" y1="{b}" x2="{c}" y2="{d}" stroke="#888"/>' for a, b, c, d in lines),
     ]
