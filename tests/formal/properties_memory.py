@@ -6,10 +6,12 @@ from __future__ import annotations
 from amaranth.hdl import Assume, Cat, Cover, Signal
 from proof import FREE_RAM, Mutant, Proof, begun, earlier, opened
 
+from fabless.program.isa import BY_MNEMONIC
 from fabless.program.tile import Tile
 
+SYNC = BY_MNEMONIC["sync"].code
 BEATS = 4
-SMALL = Tile(4, 4, 64, 64, 64, 256, 64, 64, 1 << 26, 16, read_queue_beats=BEATS)
+SMALL = Tile(4, 4, 64, 64, 64, 256, 64, 64, 1 << 26, 16, queue_depth=2, read_queue_beats=BEATS)
 
 
 def load(rtl):
@@ -19,21 +21,34 @@ def load(rtl):
     m.submodules.unit, inside = opened(unit)
     level, popped = inside._consume.level, inside._consume.popped
     outstanding, accepted = Signal(8), unit.read_valid & unit.read_ready
-    # A unit starts when its rows are used up, and then it has asked for them all: that both walk the same beats is not proven here, see docs.
-    m.d.comb += [Assume(~unit.answer_valid | (outstanding != 0)), Assume(~unit.go | (unit.idle & (unit.request_rows == 0)))]
+    sync = unit.word[:5] == SYNC
+    m.d.comb += [
+        Assume(~unit.answer_valid | (outstanding != 0)), Assume(~unit.go | (unit.idle & ~sync)), Assume(~unit.synced | (unit.idle & sync)),
+        Assume(~(unit.go & unit.synced)),
+    ]  # fmt: skip
+    step, passed = inside.elaborate.step, inside.elaborate.passed
+    stepped = earlier(m, step) | earlier(m, step, 2) | earlier(m, step, 3)
     m.d.sync += outstanding.eq(outstanding + accepted - unit.answer_valid)
     waited = earlier(m, unit.read_valid & ~unit.read_ready)
     m.d.comb += [Cover(level == BEATS), Cover(popped & unit.answer_valid), Cover(waited & unit.read_valid)]
+    m.d.comb += [Cover(unit.fired & earlier(m, step, 4)), Cover(unit.go & (unit.rows != 0)), Cover(unit.quiet & earlier(m, step, 4))]
     return (
         m,
-        [unit.go, unit.word, unit.extra, unit.read_ready, unit.answer_valid, unit.answer_data],
+        [unit.go, unit.synced, unit.allowed, unit.word, unit.extra, unit.read_ready, unit.answer_valid, unit.answer_data],
         {
             "asks for no more than there is room for": outstanding + level <= BEATS,
             "an answer always finds room": ~unit.answer_valid | (level != BEATS),
             "uses no beat that has not come": ~popped | (level != 0),
             "a request waits unchanged until it is taken": ~waited
             | (unit.read_valid & (unit.read_address == earlier(m, unit.read_address))),
+            "a sync signals when all before it is written": ~unit.fired | ~((unit.rows != 0) | stepped),
+            "quiet means that all is written, and no instruction is on its way": ~unit.quiet | (passed.empty & (unit.rows == 0) & ~stepped),
+            "both halves hold no more than they can": ~(passed.push & passed.full),
+            "a signal waits until it is allowed": ~unit.fired | unit.allowed,
+            "the asking half takes the next when it has asked for all": ~unit.idle | (unit.request_rows == 0),
             "invariant: what is used up": unit.used == outstanding + level,
+            "invariant: recent steps": inside.elaborate.recent == Cat(earlier(m, step), earlier(m, step, 2), earlier(m, step, 3)),
+            "invariant: allowed": passed.allowed == unit.allowed,
         },
     )
 
@@ -73,6 +88,12 @@ PROOFS = (
             Mutant("load", "(self.request_rows != 0) & (used != room)", "self.request_rows != 0", "asks for no more than there is room for"),
             Mutant("load", "used.eq(used + accepted - popped)", "used.eq(used + accepted - self.answer_valid)", "an answer always finds room"),
             Mutant("load", "(~wants | (level != 0))", "1", "uses no beat that has not come"),
+            Mutant("load", 'LATENCY["LOAD_FILL"] - 3)', 'LATENCY["LOAD_FILL"] - 4)', "a sync signals when all before it is written"),
+            Mutant("load", 'Mux(is_a(passed.word, "sync"), wrote, self.rows == 0)', "self.rows == 0", "a sync signals when all before it is written"),
+            Mutant("load", "self.quiet.eq(wrote & passed.empty)", "self.quiet.eq(wrote)", "quiet means that all is written, and no instruction is on its way"),
+            Mutant("load", "(self.request_rows == 0) & ~passed.full", "self.request_rows == 0", "both halves hold no more than they can"),
+            Mutant("load", "passed.allowed.eq(self.allowed)", "passed.allowed.eq(1)", "a signal waits until it is allowed"),
+            Mutant("load", "(self.request_rows == 0) & ~passed.full", "~passed.full", "the asking half takes the next when it has asked for all"),
             Mutant("load", "with m.If(accepted):", "with m.If(self.read_valid):", "a request waits unchanged until it is taken"),
         ),
     ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from types import SimpleNamespace
 
-from amaranth.hdl import Array, Assume, Cat, Cover, Elaboratable, Module, Mux, Signal
+from amaranth.hdl import Array, Assume, Cat, Const, Cover, Elaboratable, Module, Mux, Signal
 from proof import Mutant, Proof, begun, opened, steady
 
 from fabless.program.isa import BY_MNEMONIC, N_SEMAPHORES, WORD_BITS
@@ -106,7 +106,10 @@ class _Control(Elaboratable):
             for q in Q
             if q != Q.CTRL
         }
-        self.units[Q.NET].quiet = Signal()
+        self.units[Q.NET].quiet, self.units[Q.LOAD].quiet = Signal(), Signal()
+        vars(self.units[Q.LOAD]).update(
+            synced=Signal(), wait=Const(0, N_SEMAPHORES), signal=Signal(N_SEMAPHORES), allowed=Signal(), fired=Signal()
+        )
         self.below, self.above = Signal(N_SEMAPHORES), Signal(N_SEMAPHORES)
 
     def elaborate(self, platform):
@@ -130,7 +133,7 @@ def control(rtl):
     m = begun()
     top = _Control(rtl)
     m.submodules.top, inside = opened(top)
-    s = inside._control
+    s, loader = inside._control, top.units[Q.LOAD]
     which, count = Signal(range(N_SEMAPHORES)), Signal(6)
     steady(m, which)
     waits = [w.fired & w.wait.bit_select(which, 1) for w in s.waiters]
@@ -145,7 +148,7 @@ def control(rtl):
     m.d.comb += [
         Assume(top.below.bit_select(which, 1) == (count == 0)), Assume(top.above.bit_select(which, 1) == (count == 15)),
         Assume(top.sequencer.push & top.sequencer.full == 0),
-        Assume(~top.sequencer.fired | top.sequencer.allowed),
+        *(Assume(~giver.fired | giver.allowed) for giver in (top.sequencer, loader)), Cover(loader.fired & signals[-1]),
         Cover(any_wait & any_signal), Cover(top.sequencer.all_idle & (count == 2)), Cover(waits[1] & (count == 1)),
     ]  # fmt: skip
     claims = {
@@ -157,12 +160,29 @@ def control(rtl):
     }
     for q, queue in s.queues.items():
         name, unit = q.name.lower(), top.units[q]
-        busy = ~queue.empty | ~(unit.quiet if q == Q.NET else unit.idle)
+        busy = ~queue.empty | ~(unit.quiet if q in rtl.tile.QUIET else unit.idle)
         claims[f"all idle means that {name} is empty and idle"] = ~(top.sequencer.all_idle & busy)
         claims[f"popped tells of {name}"] = top.popped[q] == queue.popped
         claims[f"{name} starts only when idle"] = ~unit.go | unit.idle
+    claims["what load signals is not given before its unit says so"] = ~s.queues[Q.LOAD].signal.any()
+    claims["load learns of every sync that leaves"] = loader.synced == (s.queues[Q.LOAD].fired)
     seq = top.sequencer
-    free = [seq.push, seq.word, *seq.extra.values(), seq.wait, seq.signal, seq.fired, top.below, top.above, which, waiter, signaller]
+    free = [
+        loader.signal,
+        loader.fired,
+        loader.quiet,
+        seq.push,
+        seq.word,
+        *seq.extra.values(),
+        seq.wait,
+        seq.signal,
+        seq.fired,
+        top.below,
+        top.above,
+        which,
+        waiter,
+        signaller,
+    ]
     return m, [*free, *(u.idle for u in top.units.values()), top.units[Q.NET].quiet], claims
 
 
@@ -203,9 +223,11 @@ PROOFS = (
             Mutant("tile", " & ((waiter.signal & semaphores.above) == 0)", "", "no signal passes a full semaphore"),
             Mutant("tile", "take | Mux(waiter.fired, waiter.wait, 0)", "take | waiter.wait", "a wait that passes takes one token"),
             Mutant("tile", "give | Mux(waiter.fired, waiter.signal, 0)", "Mux(waiter.fired, waiter.signal, give & 1)", "a signal that passes gives one token"),
-            Mutant("tile", "idle = idle & queue.empty & (unit.quiet if q == Name.NET else queue.idle)", "idle = idle & queue.empty", "all idle means that load is empty and idle"),
-            Mutant("tile", "idle & queue.empty & (unit.quiet if q == Name.NET else queue.idle)", "(unit.quiet if q == Name.NET else queue.idle) & idle", "all idle means that net is empty and idle"),
-            Mutant("tile", "(unit.quiet if q == Name.NET else queue.idle)", "queue.idle", "all idle means that net is empty and idle"),
+            Mutant("tile", "idle = idle & queue.empty & (unit.quiet if q in QUIET else queue.idle)", "idle = idle & queue.empty", "all idle means that load is empty and idle"),
+            Mutant("tile", "idle & queue.empty & (unit.quiet if q in QUIET else queue.idle)", "(unit.quiet if q in QUIET else queue.idle) & idle", "all idle means that net is empty and idle"),
+            Mutant("tile", "(unit.quiet if q in QUIET else queue.idle)", "queue.idle", "all idle means that net is empty and idle"),
+            Mutant("tile", "queues[Name.LOAD].signals = False", "", "what load signals is not given before its unit says so"),
+            Mutant("tile", "synced.eq(queues[Name.LOAD].fired)", "synced.eq(queues[Name.LOAD].popped)", "load learns of every sync that leaves"),
             Mutant("tile", "unit.go.eq(queue.go)", "unit.go.eq(~queue.empty)", "mxu starts only when idle"),
             Mutant("tile", "self.popped[q].eq(queue.popped)", "self.popped[q].eq(queue.go)", "popped tells of store"),
         ),

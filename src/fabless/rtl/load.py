@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from amaranth.hdl import C, Cat, Elaboratable, Module, Mux, Signal, Value
 
-from fabless.program.isa import FORMAT_BITS, LATENCY, LOAD_FORMATS, MEMORY_FORMATS, TARGETS, WORD_BITS, Queue
+from fabless.program.isa import FORMAT_BITS, LATENCY, LOAD_FORMATS, MEMORY_FORMATS, N_SEMAPHORES, TARGETS, WORD_BITS
+from fabless.program.isa import Queue as Name
+from fabless.rtl.block import named
 from fabless.rtl.clock import gated
 from fabless.rtl.convert import bf16_flushed, e4m3, e8m0, fp16, from_int8, nibble
-from fabless.rtl.decoder import bits, value
+from fabless.rtl.decoder import bits, is_a, value
 from fabless.rtl.floating import flushed, state
 from fabless.rtl.memory import Ram, index_bits
+from fabless.rtl.queue import Queue
 from fabless.rtl.sequencer import ADDRESS_BITS, extra_bits, extra_layout
 
 if TYPE_CHECKING:
@@ -50,20 +54,25 @@ def log2(n: int) -> int:
 
 
 class Load(Elaboratable):
-    """Execute `load`.
+    """Execute `load`, in two halves: one asks memory for beats, instruction after instruction, the other writes what comes, behind it.
 
-    Queue: `go`, `word`, `extra` in, `idle` out (see `queue.Queue`). Memory read channel: `read_valid`, `read_ready`, `read_address` (of a beat of B
+    Queue: `go`, `word`, `extra` in, `idle` out (see `queue.Queue`), which tells of the asking half; `synced` is high when a sync has left the queue: what
+    it signals waits here until all before it is written, `signal`, `allowed` and `fired` as in `Queue`. As many instructions as the queue holds
+    can be on their way from half to half. `quiet`: nothing is left to do.
+    Memory read channel: `read_valid`, `read_ready`, `read_address` (of a beat of B
     bytes); answers `answer_valid`, `answer_data` come in order, at least one cycle later, and are always taken: at most `tile.read_queue_beats`
     are outstanding or queued. Buffers: one write a cycle, registered: `weight_*` (enables of half rows; the
     data of the first rows, repeated for the others), `scale_*`, `activation_*`, `vector_*` (one
-    bank a lane). Per row of memory max(ceil(row_bytes, B), units) steps, one more where a row of several beats does not start at a beat; then
-    LOAD_FILL.
+    bank a lane). Per row of memory max(ceil(row_bytes, B), units) steps, one more where a row of several beats does not start at a beat; a cycle
+    between instructions; from the last step to the end LOAD_FILL - 2.
     """
 
     def __init__(self, tile: Tile) -> None:
         self.tile = tile
         b, r, lanes = tile.memory_bytes_per_cycle, tile.rows, tile.vector_lanes
-        self.go, self.word, self.extra, self.idle = Signal(), Signal(WORD_BITS), Signal(extra_bits(Queue.LOAD)), Signal()
+        self.go, self.word, self.extra, self.idle = Signal(), Signal(WORD_BITS), Signal(extra_bits(Name.LOAD)), Signal()
+        self.synced, self.quiet = Signal(), Signal()
+        self.wait, self.signal, self.allowed, self.fired = C(0, N_SEMAPHORES), Signal(N_SEMAPHORES), Signal(), Signal()
         self.read_valid, self.read_ready, self.read_address = Signal(), Signal(), Signal(40)
         self.answer_valid, self.answer_data = Signal(), Signal(8 * b)
         self.weight_enable, self.weight_data = Signal(2 * r), Signal(8 * weight_period_bytes(tile))
@@ -77,62 +86,90 @@ class Load(Elaboratable):
     def elaborate(self, platform: Any) -> Module:
         """Build what the class describes."""
         m = Module()
-        self._decode(m)
-        busy, drain = Signal(), Signal(4)
-        m.d.comb += self.idle.eq(~busy)
-        finished = Signal()
-        with m.If(self.go):
-            m.d.sync += [busy.eq(1), drain.eq(0)]
-        with m.Elif(finished):
-            m.d.sync += drain.eq(drain + 1)
-            # the steps end LOAD_FILL - 3 cycles before the unit is free: the request, its answer and the queue came before them
-            with m.If(drain == LATENCY["LOAD_FILL"] - 4):
-                m.d.sync += busy.eq(0)
-        popped = Signal()
+        passed = named(Queue(depth=self.tile.queue_depth, extra_bits=len(self.extra), waits=False))
+        m.submodules.passed = passed
+        signals = bits(self.word, "sync", "signal") != 0
+        m.d.comb += [
+            passed.push.eq(self.go | (self.synced & signals)), passed.push_word.eq(self.word), passed.push_extra.eq(self.extra),
+            self.signal.eq(passed.signal), passed.allowed.eq(self.allowed), self.fired.eq(passed.fired),
+        ]  # fmt: skip
+        self._decode(m, passed)
+        popped, step = Signal(), Signal()
         self._request(m, popped=popped)
-        self._consume(m, busy=busy, finished=finished, popped=popped)
+        # a step's words are written LOAD_FILL - 3 cycles behind it; the request, its answer and the queue came before the first
+        recent = Signal(LATENCY["LOAD_FILL"] - 3)
+        m.d.sync += recent.eq(Cat(step, recent))
+        wrote = (self.rows == 0) & (recent == 0)
+        m.d.comb += [
+            self.idle.eq((self.request_rows == 0) & ~passed.full), self.quiet.eq(wrote & passed.empty),
+            passed.idle.eq(Mux(is_a(passed.word, "sync"), wrote, self.rows == 0)),
+        ]  # fmt: skip
+        self._consume(m, step=step, popped=popped)
         return m
 
-    def _decode(self, m: Module) -> None:
-        """Take the operands, and what follows from target and format, into registers."""
+    def _decode(self, m: Module, passed: Queue) -> None:
+        """Take the operands, and what follows from target and format, into registers of either half; the stages behind have their own."""
         tile, b = self.tile, self.tile.memory_bytes_per_cycle
-        layout = extra_layout(Queue.LOAD)
-        target, format = bits(self.word, "load", "target"), bits(self.word, "load", "format")
+        self.begin = passed.go
         self.target, self.format = state(3, "target"), state(4, "format")
-        self.count, self.stride = state(17, "count"), state(32, "stride")
-        self.bytes_row, self.emissions = state(36, "bytes_row"), state(24, "emissions")
-        self.log_chunk, self.parts = state(4, "log_chunk"), state(8, "parts")
+        self.count, self.dst = state(17, "count"), state(ADDRESS_BITS, "dst")
+        self.emissions, self.log_chunk, self.parts = state(24, "emissions"), state(4, "log_chunk"), state(8, "parts")
         self.takes = {kind: state(1, f"takes_{kind}") for kind in KINDS}
         self.chunk_elements = state(7, "chunk_elements")
-        self.row_address, self.rows = state(40, "row_address"), Signal(11)
-        self.request_address, self.request_rows = state(40, "request_address"), Signal(11)
-        count = value(self.word, "load", "count")
-        address_first, address_width = layout["address"]
-        address = self.extra[address_first : address_first + address_width]
-        with m.If(self.go):
+        self.rows, self.request_rows = Signal(11), Signal(11)
+        self.row_address, self.request_address = state(40, "row_address"), state(40, "request_address")
+        self.stride, self.request_stride = state(32, "stride"), state(32, "request_stride")
+        self.bytes_row, self.request_bytes_row = state(36, "bytes_row"), state(36, "request_bytes_row")
+        address = slice(*_range(Name.LOAD, "address"))
+        for taken, word, extra, registers in (
+            (self.go, self.word, self.extra, (self.request_rows, self.request_stride, self.request_address)),
+            (self.begin, passed.word, passed.extra, (self.rows, self.stride, self.row_address)),
+        ):
+            values = (value(word, "load", "rows"), bits(word, "load", "stride"), extra[address])
+            with m.If(taken):
+                m.d.sync += [register.eq(now) for register, now in zip(registers, values, strict=True)]
+        with m.If(self.begin):
             m.d.sync += [
-                self.target.eq(target), self.format.eq(format), self.count.eq(count), self.stride.eq(bits(self.word, "load", "stride")),
-                self.rows.eq(value(self.word, "load", "rows")), self.request_rows.eq(value(self.word, "load", "rows")),
-                self.row_address.eq(address), self.request_address.eq(address),
+                self.target.eq(bits(passed.word, "load", "target")), self.format.eq(bits(passed.word, "load", "format")),
+                self.count.eq(value(passed.word, "load", "count")), self.dst.eq(passed.extra[slice(*_range(Name.LOAD, "dst"))]),
             ]  # fmt: skip
-            with m.Switch(Cat(format, target)):
+        for begins, word in ((self.go, self.word), (self.begin, passed.word)):
+            count = value(word, "load", "count")
+            with m.If(begins), m.Switch(Cat(bits(word, "load", "format"), bits(word, "load", "target"))):
                 for i, t in enumerate(TARGETS):
                     for f in LOAD_FORMATS.get(t, ()):
                         unit = unit_bytes(t, f, tile)
                         chunk = min(unit, b)
                         row_bytes = count * (FORMAT_BITS[f] // 8) if t == "v" else count << log2(unit)
                         with m.Case(i << 4 | MEMORY_FORMATS.index(f)):
+                            if begins is self.go:
+                                m.d.sync += self.request_bytes_row.eq(row_bytes)
+                                continue
                             m.d.sync += [
                                 self.bytes_row.eq(row_bytes), self.log_chunk.eq(log2(chunk)), self.parts.eq(unit // chunk - 1),
                                 self.emissions.eq((row_bytes + (chunk - 1)) >> log2(chunk)),
                                 self.chunk_elements.eq(chunk * 8 // FORMAT_BITS[f] if t == "v" else 0),
                                 *(takes.eq(f in KINDS[kind].get(t, ())) for kind, takes in self.takes.items()),
                             ]  # fmt: skip
+        # What the stages behind see: a stage's registers are those of the instruction whose step is in it.
+        self.stage1 = self._later(m, 1, self.begin, self)
+        self.stage2 = self._later(m, 2, self.stage1.begin, self.stage1)
 
-    def beats(self, address: Value) -> Value:
-        """Return how many beats the row at `address` touches."""
+    def _later(self, m: Module, stage: int, begin: Value, before: Any) -> SimpleNamespace:
+        """Return what a stage knows of its instruction, a cycle behind the stage before; `begin`: in the cycle before its first step can come."""
+        names = ("target", "format", "parts", *(("log_chunk", "count", "chunk_elements", "dst") if stage == 1 else ()))
+        now = {name: state(len(getattr(before, name)), f"{name}_{stage}") for name in names}
+        takes = {kind: state(1, f"takes_{kind}_{stage}") for kind in KINDS}
+        begins = Signal(name=f"begins_{stage}")
+        m.d.sync += [
+            *(signal.eq(getattr(before, name)) for name, signal in now.items()), *(takes[k].eq(before.takes[k]) for k in KINDS), begins.eq(begin),
+        ]  # fmt: skip
+        return SimpleNamespace(**now, takes=takes, begin=begins)
+
+    def beats(self, address: Value, row_bytes: Value) -> Value:
+        """Return how many beats a row of so many bytes at `address` touches."""
         b = self.tile.memory_bytes_per_cycle
-        return (address[: log2(b)] + self.bytes_row + (b - 1)) >> log2(b)
+        return (address[: log2(b)] + row_bytes + (b - 1)) >> log2(b)
 
     def _request(self, m: Module, *, popped: Signal) -> None:
         """Ask for every beat, one a cycle, while the answer queue has room for the answer."""
@@ -146,12 +183,12 @@ class Load(Elaboratable):
         m.d.sync += used.eq(used + accepted - popped)
         with m.If(accepted):
             m.d.sync += index.eq(index + 1)
-            with m.If(index + 1 == self.beats(self.request_address)):
+            with m.If(index + 1 == self.beats(self.request_address, self.request_bytes_row)):
                 m.d.sync += [
-                    index.eq(0), self.request_address.eq(self.request_address + self.stride), self.request_rows.eq(self.request_rows - 1),
+                    index.eq(0), self.request_address.eq(self.request_address + self.request_stride), self.request_rows.eq(self.request_rows - 1),
                 ]  # fmt: skip
 
-    def _consume(self, m: Module, *, busy: Signal, finished: Signal, popped: Signal) -> None:
+    def _consume(self, m: Module, *, step: Signal, popped: Signal) -> None:
         """Take beats from the queue and write chunks, one step a cycle."""
         b, room = self.tile.memory_bytes_per_cycle, self.tile.read_queue_beats
         queue = Ram(width=8 * b, depth=room, name="answers")
@@ -165,18 +202,18 @@ class Load(Elaboratable):
 
         # Stage 0: what this step does.
         offset = self.row_address[: log2(b)]
-        beats = self.beats(self.row_address)
+        beats = self.beats(self.row_address, self.bytes_row)
         emitted, taken, sub = Signal(24), Signal(32), Signal(log2(b) + 1)
-        split_row, bubble, wants, step, last = Signal(), Signal(), Signal(), Signal(), Signal()
+        split_row, bubble, wants, last = Signal(), Signal(), Signal(), Signal()
         m.d.comb += [
             split_row.eq((offset != 0) & (beats != 1)), bubble.eq(split_row & (taken == 0)),
             wants.eq(bubble | ((sub == 0) & (taken != beats))), step.eq((self.rows != 0) & (~wants | (level != 0))),
-            popped.eq(step & wants), last.eq(~bubble & (emitted + 1 == self.emissions)), finished.eq(busy & (self.rows == 0)),
+            popped.eq(step & wants), last.eq(~bubble & (emitted + 1 == self.emissions)),
         ]  # fmt: skip
         steps_in_beat = Signal(log2(b) + 1)
         m.d.comb += steps_in_beat.eq(C(b, log2(b) + 1) >> self.log_chunk)
         row_parity = Signal()
-        with m.If(self.go):
+        with m.If(self.begin):
             m.d.sync += [emitted.eq(0), taken.eq(0), sub.eq(0), row_parity.eq(0)]
         with m.If(step):
             m.d.sync += taken.eq(taken + popped)
@@ -218,8 +255,11 @@ class Load(Elaboratable):
     def _pieces(self, m: Module, s1: dict[str, Signal], emit1: Signal, emit2: Signal, row_beat: Value) -> None:
         """Stage 2: hand the bytes to the decoder of the format's kind; only that one ticks, and sees its inputs change."""
         b, lanes = self.tile.memory_bytes_per_cycle, self.tile.vector_lanes
-        for kind, wanted in (*self.takes.items(), ("weights", self.target == TARGETS.index("w"))):
-            gated(m, f"load_{kind}", wanted & (emit1 | emit2))
+        one, two = self.stage1, self.stage2
+        for kind in KINDS:
+            gated(m, f"load_{kind}", (one.takes[kind] & emit1) | (two.takes[kind] & emit2))
+        w = TARGETS.index("w")
+        gated(m, "load_weights", ((one.target == w) & emit1) | ((two.target == w) & emit2))
         self.chunk: dict[str, Signal] = {}
         self.formats: dict[str, dict[str, Signal]] = {}
         for kind, taken in KINDS.items():
@@ -230,7 +270,7 @@ class Load(Elaboratable):
             with m.If(emit1 & (s1["sub"] == 0)):
                 domain += held.eq(row_beat)
             if least < log2(b):
-                domain += place.eq((s1["sub"] << self.log_chunk) >> least)
+                domain += place.eq((s1["sub"] << one.log_chunk) >> least)
             chunk = self.chunk[kind] = Signal(8 * max(sizes), name=f"{kind}_chunk")
             moved: Value = held
             for level in range(least, log2(b)):
@@ -238,18 +278,18 @@ class Load(Elaboratable):
             m.d.comb += chunk.eq(moved)
             names = sorted({f for formats in taken.values() for f in formats} - UNASKED.get(kind, set()))
             self.formats[kind] = {f: state(1, f"{kind}_is_{f}") for f in names}
-            domain += [is_f.eq(self.format == MEMORY_FORMATS.index(f)) for f, is_f in self.formats[kind].items()]
+            domain += [is_f.eq(one.format == MEMORY_FORMATS.index(f)) for f, is_f in self.formats[kind].items()]
         self.parity, self.is_bytes = state(1, "parity2"), state(1, "is_bytes2")
         m.d.load_nibbles += self.parity.eq(s1["parity"])
-        m.d.load_weights += self.is_bytes.eq(self.takes["bytes"])
+        m.d.load_weights += self.is_bytes.eq(one.takes["bytes"])
 
         # Elements of a vector are counted a stage ahead: what the stage behind uses stands in its own registers.
         left, at, before, valid = state(17, "left"), state(ADDRESS_BITS, "at"), Signal(17), Signal(7)
         m.d.comb += [
-            before.eq(Mux(s1["first"], self.count, left)), valid.eq(Mux(before < self.chunk_elements, before, self.chunk_elements)),
+            before.eq(Mux(s1["first"], one.count, left)), valid.eq(Mux(before < one.chunk_elements, before, one.chunk_elements)),
         ]  # fmt: skip
-        with m.If(self.go):
-            m.d.sync += at.eq(self.extra[slice(*_range(Queue.LOAD, "dst"))])
+        with m.If(one.begin):
+            m.d.sync += at.eq(self.dst)
         with m.If(emit1):
             m.d.sync += [left.eq(before - valid), at.eq(at + valid)]
         self.at, self.valid = state(ADDRESS_BITS, "at2"), state(7, "valid2")
@@ -259,18 +299,15 @@ class Load(Elaboratable):
     def _write_words(self, m: Module, *, emit: Signal) -> None:
         """Decode a chunk for weights, scales or activations, repeat it over the word, and enable the part that it fills."""
         b, r = self.tile.memory_bytes_per_cycle, self.tile.rows
-        part = Signal(8)
-        with m.If(self.go):
-            m.d.sync += part.eq(0)
+        part, word_address, two = Signal(8), Signal(ADDRESS_BITS), self.stage2
+        with m.If(two.begin):
+            m.d.sync += [part.eq(0), word_address.eq(self.stage1.dst)]
         with m.If(emit):
-            m.d.sync += part.eq(Mux(part == self.parts, 0, part + 1))
-        word_address = Signal(ADDRESS_BITS)
-        with m.If(self.go):
-            m.d.sync += word_address.eq(self.extra[slice(*_range(Queue.LOAD, "dst"))])
-        with m.If(emit & (part == self.parts)):
+            m.d.sync += part.eq(Mux(part == two.parts, 0, part + 1))
+        with m.If(emit & (part == two.parts)):
             m.d.sync += word_address.eq(word_address + 1)
         m.d.sync += self.word_address.eq(word_address)
-        is_target = {t: self.target == i for i, t in enumerate(TARGETS)}
+        is_target = {t: two.target == i for i, t in enumerate(TARGETS)}
         self._weights(m, grains=part, enable=emit & is_target["w"])
 
         # Weight scales: 16-bit and 8-bit codes.
@@ -286,7 +323,7 @@ class Load(Elaboratable):
         wides, narrows = Signal(19 * len(wide)), Signal(19 * len(narrow))
         m.d.comb += [wides.eq(Cat(wide)), narrows.eq(Cat(narrow))]
         wide_now, is_ws = state(1, "wide_now"), emit & is_target["ws"]
-        m.d.sync += wide_now.eq((self.format == MEMORY_FORMATS.index("bf16")) | (self.format == MEMORY_FORMATS.index("fp16")))
+        m.d.sync += wide_now.eq((self.stage1.format == MEMORY_FORMATS.index("bf16")) | (self.stage1.format == MEMORY_FORMATS.index("fp16")))
         for i in range(r):
             m.d.sync += self.scale_enable[i].eq(is_ws & Mux(wide_now, part == i // len(wide), part == i // len(narrow)))
             m.d.load_scales += self.scale_data[19 * i : 19 * i + 19].eq(
@@ -324,7 +361,7 @@ class Load(Elaboratable):
         for format in LOAD_FORMATS["w"]:
             n = min(unit_bytes("w", format, tile), b)
             per_part = {"int8": n, "e2m1_split": 4 * n}.get(format, 2 * n) // 16
-            with m.If(self.format == MEMORY_FORMATS.index(format)):
+            with m.If(self.stage2.format == MEMORY_FORMATS.index(format)):
                 m.d.comb += [filled[g].eq(grains == g // per_part) for g in range(2 * r)]
         m.d.sync += self.weight_enable.eq(Mux(enable, filled, 0))
 
@@ -348,7 +385,7 @@ class Load(Elaboratable):
             place = Signal(log2(lanes), name=f"place{lane}")
             m.d.comb += [place.eq(lane - offset), present[lane].eq(place < self.valid)]
             m.d.load_vectors += self.vector_carry[lane].eq(lane < offset)
-        m.d.sync += self.vector_enable.eq(Mux(emit & (self.target == TARGETS.index("v")), present, 0))
+        m.d.sync += self.vector_enable.eq(Mux(emit & (self.stage2.target == TARGETS.index("v")), present, 0))
 
 
 def rotated_left(m: Module, value: Signal, places: Value, unit: int) -> Signal:
@@ -360,6 +397,6 @@ def rotated_left(m: Module, value: Signal, places: Value, unit: int) -> Signal:
     return value
 
 
-def _range(queue: Queue, name: str) -> tuple[int, int]:
+def _range(queue: Name, name: str) -> tuple[int, int]:
     first, width = extra_layout(queue)[name]
     return first, first + width

@@ -17,11 +17,11 @@ class Queue(Elaboratable):
     Entry: the word, then the operands that the sequencer added up (`extra_bits`). Handshake: `push` in a cycle in which `full` is low; `go` for one
     cycle when the unit is `idle` and takes `word` and `extra`. An entry can leave in the cycle after it came; its room is free a cycle after it left.
     A sync leaves when the unit is idle and `allowed`; in that cycle `wait` and `signal` are its masks and `fired` is high;
-    `held` is high in a cycle in which it is not allowed.
+    `held` is high in a cycle in which it is not allowed. `waits`, `signals`: whether the queue executes that half of a sync; the other mask is 0.
     """
 
-    def __init__(self, *, depth: int, extra_bits: int) -> None:
-        self.depth, self.extra_bits = depth, extra_bits
+    def __init__(self, *, depth: int, extra_bits: int, waits: bool = True, signals: bool = True) -> None:
+        self.depth, self.extra_bits, self.waits, self.signals = depth, extra_bits, waits, signals
         self.push, self.full, self.empty = Signal(), Signal(), Signal(init=1)
         self.push_word, self.push_extra = Signal(WORD_BITS), Signal(extra_bits)
         self.idle, self.go, self.popped = Signal(), Signal(), Signal()
@@ -43,7 +43,8 @@ class Queue(Elaboratable):
         waiting = is_a(self.word, "sync")
         m.d.comb += [
             self.full.eq(level == self.depth), self.empty.eq(level == 0), Cat(self.word, self.extra).eq(head),
-            self.wait.eq(bits(self.word, "sync", "wait")), self.signal.eq(bits(self.word, "sync", "signal")),
+            self.wait.eq(bits(self.word, "sync", "wait") if self.waits else 0),
+            self.signal.eq(bits(self.word, "sync", "signal") if self.signals else 0),
             self.fired.eq(~self.empty & self.idle & waiting & self.allowed),
             self.held.eq(~self.empty & self.idle & waiting & ~self.allowed), self.go.eq(~self.empty & self.idle & ~waiting),
             self.popped.eq(self.fired | self.go),

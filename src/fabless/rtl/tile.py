@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from fabless.rtl.block import Shared
 
 UNITS: tuple[Name, ...] = (Name.LOAD, Name.STORE, Name.MXU, Name.VPU, Name.NET)
+#: Units that take the next instruction while they still work on others.
+QUIET = (Name.LOAD, Name.NET)
 MAX_LANES = 32
 
 
@@ -115,7 +117,8 @@ class TileTop(Block):
         """Join sequencer, queues and semaphores; count cycles."""
         m.submodules.semaphores = semaphores = named(Semaphores())
         queues: dict[Name, Queue] = {q: named(Queue(depth=self.tile.queue_depth, extra_bits=extra_bits(q))) for q in UNITS}
-        waiters: list[Any] = [sequencer, *queues.values()]
+        queues[Name.LOAD].signals = False  # what its syncs signal the unit gives, when all before is written
+        waiters: list[Any] = [sequencer, *queues.values(), units[Name.LOAD]]
         for waiter in waiters:
             m.d.comb += waiter.allowed.eq(((waiter.wait & semaphores.below) == 0) & ((waiter.signal & semaphores.above) == 0))
         takes, gives = (Signal(N_SEMAPHORES, name=n) for n in ("takes", "gives"))
@@ -133,8 +136,8 @@ class TileTop(Block):
                 sequencer.full[q].eq(queue.full), queue.idle.eq(unit.idle), self.popped[q].eq(queue.popped),
                 unit.go.eq(queue.go), unit.word.eq(queue.word), unit.extra.eq(queue.extra),
             ]  # fmt: skip
-            # what is idle for the head of queue net may still be sending
-            idle = idle & queue.empty & (unit.quiet if q == Name.NET else queue.idle)
+            idle = idle & queue.empty & (unit.quiet if q in QUIET else queue.idle)
+        m.d.comb += units[Name.LOAD].synced.eq(queues[Name.LOAD].fired)
         running = Signal()
         with m.If(self.start):
             m.d.sync += [running.eq(1), self.cycles.eq(0)]
@@ -151,9 +154,9 @@ class TileTop(Block):
         """Count where cycles go."""
         m.submodules.counters = counters = named(Counters())
         for q, queue in queues.items():
-            busy = ~units[q].quiet if q == Name.NET else ~units[q].idle
-            counters.watch("busy", q, queue.go | queue.fired | busy)
-            counters.watch("semaphore", q, queue.held)
+            quiet = units[q].quiet if q in QUIET else units[q].idle
+            counters.watch("busy", q, queue.go | queue.fired | ~quiet)
+            counters.watch("semaphore", q, queue.held & quiet)
         counters.watch("semaphore", Name.CTRL, sequencer.waits)
         counters.watch("full", Name.CTRL, sequencer.finds_full)
         m.d.comb += [

@@ -37,17 +37,23 @@ B_ROW, B_AT, B_HITS, B_MISSES = range(4)
 #: Why a queue's unit did not work: columns of the account, by queue.
 BUSY, SEMAPHORE, MEMORY, FULL, LINK = range(5)
 BAD_PC, BAD_LOOP, BAD_PARAMETER, BAD_WAIT, TOO_MANY, WAITING = range(-1, -7, -1)
+#: The load unit: when its asking half is free, when its writing half can take the next, its last step, beats and takes so far, up to which cycle
+#: its work is counted. Behind them the cycles of the last takes.
+L_ASKER, L_WRITER, L_STEP, L_BEATS, L_TAKES, L_COUNTED = range(6)
 #: Where a pass stands: nesting, pc, cycle, instructions, reads, the end of all so far.
 CONTROL_WORDS = 6
 
 
 def fresh(depth: int, room: int) -> tuple[NDArray[np.int64], ...]:
-    """Return what the pass over a launch keeps, at its beginning: control, registers, loops, queues, semaphores, read queue, net unit."""
+    """Return what the pass over a launch keeps, at its beginning.
+
+    Control, registers, loops, queues, semaphores, read queue, net unit, load unit and what its halves pass on.
+    """
     words, ring = np.int64, (N_SEMAPHORES, SEMAPHORE_MAX + 1)
     return (
         np.zeros(CONTROL_WORDS, words), np.zeros(N_REGISTERS, words), np.zeros((2, LOOP_DEPTH), words), np.zeros((2, N_QUEUES), words),
         np.zeros((N_QUEUES, depth), words), np.zeros((2, *ring), words), np.zeros((2, N_SEMAPHORES), words), np.zeros(room, words),
-        np.full(net.NET_WORDS, -1, words),
+        np.full(net.NET_WORDS, -1, words), np.array([0, 0, -LOAD_FILL, 0, 0, 0], words), np.zeros(depth, words),
     )  # fmt: skip
 
 
@@ -107,38 +113,62 @@ def read_answer(t, address, model, banks):
 
 
 @native
-def load_end(start, address, stride, rows, row_bytes, chunk, width, model, popped, banks):
-    """Return when a `load` that starts at `start` frees its unit, and its cycles on memory that is always ready.
+def load(unit, takes, start, address, stride, rows, row_bytes, chunk, width, model, popped, banks):
+    """Go through a `load` that the asking half takes in cycle `start`: return when its last word is written, and for how many cycles memory kept it.
 
-    `popped`: a ring, as long as the read queue (a power of two), of the cycles in which beats left it.
+    `popped`: a ring, as long as the read queue (a power of two), of the cycles in which beats left it. `takes`: see `take`.
     """
     latency, room, banked = model[M_LATENCY], len(popped), model[M_BANKS] != 0
     emissions, per_beat = (row_bytes + chunk - 1) // chunk, width // chunk
-    asked, taken_all, step, steps = start, 0, start, 0
+    # A beat can be there three cycles after `start`: asked for, answered, in the queue.
+    taken_at = max(start + 1, unit[L_WRITER])
+    take(unit, takes, taken_at)
+    asked, step, n_beats, waited = start, max(taken_at, start + 2), unit[L_BEATS], 0
     for row in range(rows):
         first = address + row * stride
         offset = first % width
         beats = (offset + row_bytes + width - 1) // width
         bubbles = 1 if offset != 0 and beats != 1 else 0
         taken = 0
-        steps += emissions + bubbles
         for n in range(emissions + bubbles):
             emitted = n - bubbles
             step += 1
             if emitted < 0 or (emitted % per_beat == 0 and taken != beats):
                 at = asked + 1
-                if taken_all >= room:
-                    at = max(at, popped[taken_all & room - 1] + 1)
+                if n_beats >= room:
+                    at = max(at, popped[n_beats & room - 1] + 1)
                 if banked:
                     asked = at
-                    step = max(step, read_answer(at, (first // width + taken) * width, model, banks) + 1)
+                    there = read_answer(at, (first // width + taken) * width, model, banks) + 1
                 else:
                     asked = ready_from(at, model)
-                    step = max(step, asked + latency + 1)
-                popped[taken_all & room - 1] = step
+                    there = asked + latency + 1
+                if there > step:
+                    waited += there - step
+                    step = there
+                popped[n_beats & room - 1] = step
                 taken += 1
-                taken_all += 1
-    return step + LOAD_FILL - 2, steps + LOAD_FILL
+                n_beats += 1
+    unit[L_BEATS] = n_beats
+    unit[L_ASKER] = asked + 1
+    unit[L_WRITER] = step + 1
+    unit[L_STEP] = step
+    return step + LOAD_FILL - 2, waited
+
+
+@native
+def take(unit, takes, at):
+    """Note that the writing half takes the next that was passed on, in cycle `at`; as many as `takes` is long can be on their way."""
+    takes[unit[L_TAKES] % len(takes)] = at
+    unit[L_TAKES] += 1
+
+
+@native
+def counted(unit, start, end):
+    """Return how many cycles of a load unit at work from `start` until `end` are not counted yet, and count them."""
+    new = max(0, end - max(start, unit[L_COUNTED]))
+    unit[L_COUNTED] = max(unit[L_COUNTED], end)
+    return new
 
 
 @native
@@ -182,7 +212,7 @@ def simulate(
 
     Dependencies of an instruction stand before it in program order (every signal before its wait), so that one pass knows every time it needs.
     """
-    control, registers, loops, queues, left_at, tokens, n_tokens, popped, unit = kept
+    control, registers, loops, queues, left_at, tokens, n_tokens, popped, unit, loader, takes = kept
     loop_first, loop_left, free, pushed, given, taken = loops[0], loops[1], queues[0], queues[1], tokens[0], tokens[1]
     n_given, n_taken, ring = n_tokens[0], n_tokens[1], SEMAPHORE_MAX + 1
     nesting, pc, t, n, n_reads, last = control[0], control[1], control[2], control[3], control[4], control[5]
@@ -250,6 +280,10 @@ def simulate(
                 account[owner, CTRL, FULL] += push - t
                 t = push
                 start = max(push + 1, free[queue])
+                if queue == LOAD_QUEUE:
+                    start = max(push + 1, loader[L_ASKER])
+                    if loader[L_TAKES] >= depth:
+                        start = max(start, takes[loader[L_TAKES] % depth] + 1)
             if queue == NET:
                 # All but a `recv` that writes elsewhere waits until the running `send` is over.
                 alone = op != RECV or (unit[net.RECV_LEFT] < 0 and net.waits_for_send(unit, word, registers))
@@ -267,27 +301,48 @@ def simulate(
                         if n_taken[s] >= n_given[s]:
                             return BAD_WAIT, pc
                         at = max(at, given[s, n_taken[s] % ring] + 1)
+                gives = at
+                passed_on = queue == LOAD_QUEUE and word[SYNC_SIGNAL] != 0  # to the writing half, which gives when all before is written
+                if passed_on:
+                    gives = max(at + 1, loader[L_WRITER], loader[L_STEP] + LOAD_FILL - 2)
+                for s in range(N_SEMAPHORES):
                     if word[SYNC_SIGNAL] >> s & 1 and n_given[s] >= SEMAPHORE_MAX:
-                        at = max(at, taken[s, (n_given[s] - SEMAPHORE_MAX) % ring] + 1)
+                        gives = max(gives, taken[s, (n_given[s] - SEMAPHORE_MAX) % ring] + 1)
+                if queue != LOAD_QUEUE:
+                    at = gives
                 for s in range(N_SEMAPHORES):
                     if word[SYNC_WAIT] >> s & 1:
                         taken[s, n_taken[s] % ring] = at
                         n_taken[s] += 1
                     if word[SYNC_SIGNAL] >> s & 1:
-                        given[s, n_given[s] % ring] = at
+                        given[s, n_given[s] % ring] = gives
                         n_given[s] += 1
+                end = gives + 1
+                if queue == LOAD_QUEUE:
+                    start = max(start, min(at, loader[L_COUNTED]))  # while it writes it does not count as waiting
                 account[owner, queue, SEMAPHORE] += at - start
                 start = at
-                end = at + 1
+                if queue == LOAD_QUEUE:
+                    loader[L_ASKER] = at + 1
+                    if passed_on:
+                        take(loader, takes, gives)
+                        loader[L_WRITER] = end
+                    account[owner, queue, BUSY] += counted(loader, at, end) - (end - start)
             elif op in (LOAD, STORE):
                 address = wrap(word[ADDRESS] + registers[word[ADDRESS_REG]])
                 row_bytes, chunk = static[pc, S_ROW_BYTES], static[pc, S_CHUNK]
                 if op == LOAD:
-                    end, ideal = load_end(start, address, word[STRIDE], word[ROWS], row_bytes, chunk, width, model, popped, banks[0])
+                    end, waited = load(
+                        loader, takes, start, address, word[STRIDE], word[ROWS], row_bytes, chunk, width, model, popped, banks[0]
+                    )
+                    new = counted(loader, start, end)
+                    waited = min(waited, new)
+                    account[owner, queue, BUSY] += new - (end - start)
                 else:
                     end, ideal = store_end(start, address, word[STRIDE], word[ROWS], row_bytes, chunk, width, model, banks[1])
-                account[owner, queue, MEMORY] += end - start - ideal
-                account[owner, queue, BUSY] -= end - start - ideal
+                    waited = end - start - ideal
+                account[owner, queue, MEMORY] += waited
+                account[owner, queue, BUSY] -= waited
             elif op == SEND:
                 start = net.send(unit, word, registers, start, static[pc, S_CYCLES] - SEND_FILL, n, owner)
                 end = start + 1  # of the next instruction; its own follows from the link
@@ -305,7 +360,7 @@ def simulate(
             if queue != CTRL:
                 left_at[queue, pushed[queue] % depth] = start
                 pushed[queue] += 1
-                free[queue] = end
+                free[queue] = max(free[queue], end)
         if n < len(pcs):
             pcs[n], starts[n], ends[n] = pc, start, end
         n += 1
