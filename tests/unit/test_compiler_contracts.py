@@ -38,7 +38,7 @@ def test_the_chosen_tiling_is_the_fastest_of_all(words, blocks, slot, formats, p
     best = min(  # two passes of the vector unit over the last column overlap nothing, a piece costs two loads of 32 cycles
         cycles(n, -(-words // n), (k * per_block,) * (blocks // k) + ((blocks % k * per_block,) if blocks % k else ()), 1)
         + 2 * n
-        + 64 * -(-words // n) * -(-blocks // k)
+        + 8 * -(-words // n) * -(-blocks // k)
         for n in range(1, min(256, slot // per_block, words) + 1)
         for k in range(1, min(blocks, slot // n // per_block) + 1)
     )

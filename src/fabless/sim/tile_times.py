@@ -52,6 +52,8 @@ _SERIAL = {"norm": 0.5, "rotary": 0.0}
 _ROWS_IN_HALVES = 16
 #: A lane operation count from which an activation has a sigmoid in it.
 _SIGMOID_OPS = 5
+#: What a load costs that memory does not wait for: two and their sync leave a cycle between each, and the sync waits until the last word is written.
+_LOAD_CYCLES = LATENCY["LOAD_FILL"] / 2
 #: Pieces of weights that the weight buffer holds: one multiplies, one loads.
 _PIECES = 2
 #: Bytes of a weight word a row in the buffer: 32 elements, 16-bit scale and its exponent (program.tile).
@@ -84,7 +86,7 @@ def tile_times(cols: Columns, chips: Sequence[Chip], compute_s: Floats, dram_byt
     units = cores * np.array([c.core.n_matrix for c in chips])
     shape = compute_s.shape
     vector, serial = np.zeros(shape), np.zeros(shape)
-    compute, port, loads = compute_s.copy(), dram_bytes / (width * cores), np.zeros(shape)
+    compute, port, loads, waits = compute_s.copy(), dram_bytes / (width * cores), np.zeros(shape), np.zeros(shape)
     ahead = words * np.maximum(1.0, np.ceil(BLOCK * rows / width))  # cycles of a full weight buffer, int8
     many = any(isinstance(op, Gemm) and op.m >= _ROWS_IN_HALVES for op in cols.ops)
     for i, op in enumerate(cols.ops):
@@ -100,6 +102,7 @@ def tile_times(cols: Columns, chips: Sequence[Chip], compute_s: Floats, dram_byt
             products, ends, vector[i], loads[i] = _attention(op, rows, lanes * cores, units, cores)
             compute[i] = np.maximum(compute[i], products / clock)
             serial[i] = np.maximum(compute[i] * clock, vector[i] + ends)
+            waits[i] = 1.0  # keys that were stored a moment ago
         elif isinstance(op, Gemm):
             n_words = np.ceil(op.n / rows) * np.ceil(op.k / BLOCK)
             compute[i] = (
@@ -109,7 +112,7 @@ def tile_times(cols: Columns, chips: Sequence[Chip], compute_s: Floats, dram_byt
                 steps = _word_cycles(op.weights, rows, width)
                 port[i] = np.maximum(port[i], op.batch * n_words * steps / cores)
                 loads[i] = 2.0 * np.ceil(op.batch * n_words * _PIECES / (words * cores))
-    memory = np.maximum(dram_bytes / bandwidth, port / clock) + loads * (latency + (LATENCY["LOAD_FILL"] - 1) / clock)
+    memory = np.maximum(dram_bytes / bandwidth, port / clock) + loads * _LOAD_CYCLES / clock + waits * latency
     return TileTimes(compute, vector / clock, memory, serial / clock, ahead / clock)
 
 

@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from fabless.program.isa import Queue
 from fabless.program.sequence import issue, parameter_words
 from fabless.sim.cycles import owners, time_ring
@@ -38,15 +40,20 @@ def timeline(
 ) -> list[Timed]:  # fmt: skip
     """Return every instruction that a queue receives, with its time, in program order; `read`s bring 0.
 
+    A `load` begins where the one before it is written: that the unit asks for its beats before is told by when they are there.
     `ring`: the programs of all tiles, this one among them; without, the tile is its own neighbour.
     """
     programs = tuple(ring) or (program,)
     timings = time_ring(programs, [parameters] * len(programs), memory_model, link_latency_cycles=link_latency_cycles, keep=LIMIT)
     timing = timings[next(i for i, p in enumerate(programs) if p is program)]
     names, owner = owners(program)
+    loads = np.array([i.queue == Queue.LOAD for i in program.instructions])[timing.pcs]
+    begins, ends = timing.starts.copy(), timing.ends.copy()
+    ends[loads] = np.maximum.accumulate(ends[loads])
+    begins[loads] = np.maximum(begins[loads], np.concatenate([[0], ends[loads][:-1]]))
     times = (
-        (int(start), int(end - start), int(pc))
-        for pc, start, end in zip(timing.pcs, timing.starts, timing.ends, strict=True)
+        (int(begin), int(end - begin), int(pc))
+        for pc, begin, end in zip(timing.pcs, begins, ends, strict=True)
         if program.instructions[pc].mnemonic not in _NO_QUEUE
     )
     issued: Iterator[Issued] = issue(program, parameter_words(program, parameters))
