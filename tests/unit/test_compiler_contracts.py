@@ -35,14 +35,14 @@ def test_the_chosen_tiling_is_the_fastest_of_all(words, blocks, slot, formats, p
     assert m.n * m.n_tiles >= words
     assert m.blocks == blocks
     assert max(m.depths) * m.n <= slot
-    best = min(  # two passes of the vector unit over the last column overlap nothing, a piece costs two loads of 32 cycles
+    best = min(  # two passes of the vector unit over the last column overlap nothing, a piece costs two loads and their sync
         cycles(n, -(-words // n), (k * per_block,) * (blocks // k) + ((blocks % k * per_block,) if blocks % k else ()), 1)
         + 2 * n
         + 8 * -(-words // n) * -(-blocks // k)
         for n in range(1, min(256, slot // per_block, words) + 1)
         for k in range(1, min(blocks, slot // n // per_block) + 1)
     )
-    assert cycles(m.n, m.n_tiles, m.depths, 1) + 2 * m.n + 64 * m.n_tiles * len(m.parts) == best
+    assert cycles(m.n, m.n_tiles, m.depths, 1) + 2 * m.n + 8 * m.n_tiles * len(m.parts) == best
     bits = m.blocks * 32 * m.n_tiles * m.outputs * 8 // per_block + m.blocks * per_block * m.n_tiles * m.outputs * 16 // per_block
     assert bits / 8 <= m.bytes <= bits / 8 + 64 * m.n_tiles * len(m.parts)
 

@@ -8,6 +8,7 @@ Rows of one KV head's queries are (query head of the group, token).
 from __future__ import annotations
 
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from fabless.compiler.partition import BLOCK, PAGE_KEYS, ceil, up
@@ -47,8 +48,9 @@ def attention(step: Step) -> int:
         e.wait("load", "kv_stored")
         _first_page(step, 0)
         e.label("rotary.q")
-        e.wait("vpu", "c_ready")
-    for h in _query_sets(step):
+    for h, (before, needed) in zip(_query_sets(step), pairwise(columns_needed(step)), strict=True):
+        if needed > before:
+            e.wait("vpu", "c_ready")
         _rotated(step, source, "q", sets=(h, len(_query_sets(step))))
         _quantised_q(step, h)
     if step.layout.decoder.qk_norm:
@@ -65,18 +67,24 @@ def attention(step: Step) -> int:
     return loaded
 
 
-def _source(step: Step) -> tuple[str, int, int]:
-    """Return (space, first element, elements from row to row) of k, v, q, their tensors' scales multiplied and their bias added.
+def columns_needed(step: Step) -> list[int]:
+    """Return after how many columns of the product with qkv keys and values are there, then each set of queries; the last takes all."""
+    s, m = step.layout.share, step.layout.matrices["qkv"]
+    sets = _query_sets(step)
+    if m.split or step.layout.decoder.qkv_bias:  # the whole product is scaled, or the bias added, at once
+        return [m.n_tiles] * (1 + len(sets))
+    kv = s.n_kv_heads * (s.head + s.value)
+    needed = [ceil(kv, m.outputs), *(ceil(kv + (h + sets.step) * s.group * s.head, m.outputs) for h in sets)]
+    return [*needed[:-1], m.n_tiles]
 
-    q is there yet only when the space is not C.
-    """
+
+def _source(step: Step) -> tuple[str, int, int]:
+    """Return (space, first element, elements from row to row) of k, v, q, their tensors' scales multiplied and their bias added."""
     from fabless.compiler.step import fed, feed, tensor_scale, used
 
     e, layout, m = step.e, step.layout, step.layout.matrices["qkv"]
     total = m.n * m.n_tiles * m.rows
     space, first = "c", step.places.c["projection"] * m.rows
-    if m.split or layout.decoder.qkv_bias:
-        e.wait("vpu", "c_ready")
     if m.split:
         s, v, begin = layout.share, step.places.v["qkv"], 0
         feed(step, "post_scales")

@@ -25,14 +25,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fabless.compiler.attention import attention
+from fabless.compiler.attention import attention, columns_needed
 from fabless.compiler.mlp import dense, experts
 from fabless.compiler.partition import BLOCK, ceil, up
 from fabless.compiler.place import SCALED, Layout, Scratch, norm_slot
 from fabless.program.isa import FORMAT_BITS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from fabless.compiler.emitter import Emitter
     from fabless.compiler.partition import Shape
@@ -329,13 +329,13 @@ def quantised(step: Step, target: str, operands: dict[str, int | str], *, rows: 
 
 def project(
     step: Step, name: str, source: str, rows: int, *, whole: bool = False, counter: str | None = None, ready: str | None = "a_ready",
-    offset: str | None = None, loaded: int = 0, early: int = 0,
+    offset: str | None = None, loaded: int = 0, early: Sequence[int] = (),
     epilogue: Callable[[dict[str, int | str], int], None] | None = None,
 ) -> None:  # fmt: skip
     """Stream a matrix past `rows` of A `source` (+ register `offset`), once semaphore `ready` is given.
 
     `whole`: all columns stay in C; else `epilogue(operand of one column, outputs)` takes each. `loaded`: the columns that `ahead` has asked for.
-    `early`: give `c_ready` after so many columns as well as after all; who needs them waits for both.
+    `early`: give `c_ready` after each of these numbers of columns, the last of which is all; who needs them waits for each.
     """
     e, m, c0 = step.e, step.layout.matrices[name], step.places.c["projection"]
     c_stride = m.n * m.n_tiles if whole else m.n
@@ -382,15 +382,14 @@ def project(
     else:
         left = m.n_tiles - loaded  # behind each of these columns, the one `loaded` further on is asked for
         parted = int(len(parts) > 1)  # the first column takes the rows as they are normed
-        for first, last in pairwise(sorted({0, parted, left, early, m.n_tiles})):
+        for first, last in pairwise(sorted({0, parted, left, *early, m.n_tiles})):
             with e.loop(last - first):
                 column(load=not loaded, following=bool(loaded) and first < left, begins=bool(parted) and first == 0)
-            if last == early:
+            if last in early:
                 e.signal("mxu", "c_ready")
-    if whole:
+    if whole and not early:
         e.signal("mxu", "c_ready")
-        if not early:
-            e.wait("vpu", "c_ready")
+        e.wait("vpu", "c_ready")
 
 
 def ahead(step: Step, name: str, op: str, most: int = 1 << 10) -> int:
@@ -444,8 +443,7 @@ def _layer(step: Step) -> None:
     e.label("attention_norm")
     loaded = _normed(step, "attention_norm", v["x"], rows, then="qkv")
     e.label("qkv")
-    early = ceil(layout.share.n_kv_heads * (layout.share.head + layout.share.value), layout.matrices["qkv"].outputs)
-    project(step, "qkv", "normed", rows, whole=True, loaded=loaded, early=early)
+    project(step, "qkv", "normed", rows, whole=True, loaded=loaded, early=sorted(set(columns_needed(step))))
     loaded = attention(step)
     e.label("o")
     residual(step, "o", "mixed", bias="o_bias" if d.o_bias else "", post_norm="attention_post_norm" if d.post_norms else "", loaded=loaded)

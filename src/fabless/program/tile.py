@@ -35,6 +35,7 @@ class Tile:
     `accumulator_words`: words of the accumulators, each `rows` binary32.
     `vector_elements`: binary32 elements of the vector buffer. `parameter_words`: 32-bit words that the host writes before a launch.
     `instruction_words`: 128-bit words of program memory. `memory_bytes`: this tile's share of DRAM.
+    `queue_depth`: instructions that each queue holds: how far the sequencer, and loads, run ahead of the work.
     `read_queue_beats`: beats that `load` has asked for and not yet used, at most; as many as the cycles of memory latency that it hides.
     """
 
@@ -155,6 +156,7 @@ class Tile:
             memory_bytes=int(chip.memory_capacity_bytes) // chip.n_cores // 256 * 256,
             memory_bytes_per_cycle=width,
             n_tiles=chip.n_cores,
+            queue_depth=16 if matrix.rows > 4 else 8,
             read_queue_beats=_read_queue(chip.dram.latency_s * chip.clock_hz, share / width),
             **tile,
         )
@@ -179,6 +181,6 @@ TINY = Tile(4, 4, 2048, 512, 512, 8192, 4096, 4096, 1 << 26, 16)
 #: The core that fits an LFE5U-85F as a whole: the teaching core with memories of its block RAMs and short queues; it runs the embedded model.
 ECP5 = Tile(4, 4, 256, 256, 256, 2048, 1024, 512, 1 << 26, 16, queue_depth=4)
 #: The core that synthesis and demonstration use.
-DEMO = Tile(16, 16, 1024, 4096, 8192, 65536, 16384, 8192, 1 << 30, 64, read_queue_beats=512)
+DEMO = Tile(16, 16, 1024, 4096, 8192, 65536, 16384, 8192, 1 << 30, 64, queue_depth=16, read_queue_beats=512)
 #: One core of the reticle-size die.
-DIE = Tile(128, 64, 512, 8192, 4096, 131072, 65536, 16384, 1 << 31, 256, link_bytes_per_cycle=64, read_queue_beats=1024)
+DIE = Tile(128, 64, 512, 8192, 4096, 131072, 65536, 16384, 1 << 31, 256, link_bytes_per_cycle=64, queue_depth=16, read_queue_beats=1024)
