@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _SLACK = 1e-9  # pitches: a corner that touches the circle is inside, whatever the rounding
 _FINEST = 1e-7  # pitches: smaller boxes of grid positions are not divided further
 _LARGEST = 700.0  # exponents beyond it overflow, where all dies are bad anyway
-_NODES = 32  # quadrature nodes over the gamma distribution of defect density
+_NODES = 48  # quadrature nodes over the gamma distribution of defect density: within 1e-7 on a full reticle with 0.6 defects per cm2
 
 
 def _wafer(id: str) -> float:
