@@ -14,6 +14,7 @@ from data to a branch). So one program serves any token ids, positions, page tab
 **Queues** load, store, mxu, vpu, net execute their instructions one after the other; nothing orders two queues but semaphores.
 `sync` waits (each semaphore in its mask is above 0, then is decremented) and then signals (increments each in its mask), in its queue's order:
 everything before it in the queue has taken effect before the signal, nothing after it starts before the wait is over.
+Queue load works in two halves: beats of the next loads are asked for while those before are still written; a wait holds back the asking.
 In queue ctrl, `sync` and `read` hold back the sequencer itself: nothing behind them is issued before they are over.
 Each semaphore has one queue that signals and one that waits, counts to 15 at most, starts at 0, and is 0 again at halt.
 In program order every signal stands before its wait: program order itself is then a legal schedule, hence no program that verifies deadlocks,

@@ -1,9 +1,9 @@
 """What the timing contract of our own tiles adds to the roofline: still a bound, but one that a compiled program comes close to.
 
 A roofline counts work over rates. On a tile of dot-product rows more is known beforehand, all of it from the ISA's timing column: vector instructions
-make whole passes over their rows, the loader moves a weight word's elements and scales in whole cycles and starts each piece anew, scores
-are computed in spans of 128 keys, and every instruction fills its pipeline. And some work has nothing to run beside: a norm needs the whole residual
-stream and every product of the layer needs the norm, so that norms, the rotation of queries and attention add up, while activations and
+make whole passes over their rows, the loader moves a weight word's elements and scales in whole cycles and leaves some between pieces (memory's latency
+it can hide, because it asks ahead), scores are computed in spans of 128 keys, and every instruction fills its pipeline. And some
+work has nothing to run beside: a norm needs the whole residual stream and every product of the layer needs the norm, so that norms, the rotation of queries and attention add up, while activations and
 residual sums overlap the columns of their products. The estimate and the compiler stand on the same contract, not on each other.
 """
 
@@ -80,13 +80,11 @@ def has_tiles(chip: Chip) -> bool:
 
 def tile_times(cols: Columns, chips: Sequence[Chip], compute_s: Floats, dram_bytes: Floats, bandwidth: Floats) -> TileTimes:
     """Return the times of ops on chips of tiles, from the roofline's matrix seconds and DRAM bytes `[n_ops, n_chips]` and bandwidths `[n_chips]`."""
-    clock, cores, rows, lanes, words, width, latency = (
-        np.array(x, dtype=np.float64) for x in zip(*(_sizes(c) for c in chips), strict=True)
-    )
+    clock, cores, rows, lanes, words, width = (np.array(x, dtype=np.float64) for x in zip(*(_sizes(c) for c in chips), strict=True))
     units = cores * np.array([c.core.n_matrix for c in chips])
     shape = compute_s.shape
     vector, serial = np.zeros(shape), np.zeros(shape)
-    compute, port, loads, waits = compute_s.copy(), dram_bytes / (width * cores), np.zeros(shape), np.zeros(shape)
+    compute, port, loads = compute_s.copy(), dram_bytes / (width * cores), np.zeros(shape)
     ahead = words * np.maximum(1.0, np.ceil(BLOCK * rows / width))  # cycles of a full weight buffer, int8
     many = any(isinstance(op, Gemm) and op.m >= _ROWS_IN_HALVES for op in cols.ops)
     for i, op in enumerate(cols.ops):
@@ -102,7 +100,6 @@ def tile_times(cols: Columns, chips: Sequence[Chip], compute_s: Floats, dram_byt
             products, ends, vector[i], loads[i] = _attention(op, rows, lanes * cores, units, cores)
             compute[i] = np.maximum(compute[i], products / clock)
             serial[i] = np.maximum(compute[i] * clock, vector[i] + ends)
-            waits[i] = 1.0  # keys that were stored a moment ago
         elif isinstance(op, Gemm):
             n_words = np.ceil(op.n / rows) * np.ceil(op.k / BLOCK)
             compute[i] = (
@@ -112,12 +109,12 @@ def tile_times(cols: Columns, chips: Sequence[Chip], compute_s: Floats, dram_byt
                 steps = _word_cycles(op.weights, rows, width)
                 port[i] = np.maximum(port[i], op.batch * n_words * steps / cores)
                 loads[i] = 2.0 * np.ceil(op.batch * n_words * _PIECES / (words * cores))
-    memory = np.maximum(dram_bytes / bandwidth, port / clock) + loads * _LOAD_CYCLES / clock + waits * latency
+    memory = np.maximum(dram_bytes / bandwidth, port / clock) + loads * _LOAD_CYCLES / clock
     return TileTimes(compute, vector / clock, memory, serial / clock, ahead / clock)
 
 
 def _sizes(chip: Chip) -> tuple[float, ...]:
-    """Return clock, cores, rows, vector lanes, weight words, port bytes a cycle and latency of a chip's tiles: an upper bound of `Tile.of`'s words."""
+    """Return clock, cores, rows, vector lanes, weight words and port bytes a cycle of a chip's tiles: an upper bound of `Tile.of`'s words."""
     matrix = chip.core.matrix
     assert isinstance(matrix, Mxu)
     share = chip.dram.bandwidth_bytes_per_s / chip.clock_hz / chip.n_cores
@@ -129,7 +126,6 @@ def _sizes(chip: Chip) -> tuple[float, ...]:
         min(chip.core.vector_lanes, matrix.rows),
         words,
         memory_width(share),
-        chip.dram.latency_s,
     )
 
 
