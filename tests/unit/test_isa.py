@@ -158,6 +158,9 @@ def test_a_read_queue_as_long_as_the_latency_hides_it_after_the_first_beat():
 def test_loads_pay_the_latency_once_but_nothing_behind_a_wait_is_asked_for_before():
     """Twelve loads in a row, their signals among them, hide each other's latency; the load behind a wait for the vector unit starts a round trip."""
 
+    from fabless.sim.cycles import time
+    from fabless.sim.dram import MemoryModel
+
     def of(text, latency_cycles):
         return time(assemble(text, tile=DEMO), None, {}, MemoryModel(latency_cycles)).cycles
 

@@ -1,10 +1,10 @@
 """What the timing contract of our own tiles adds to the roofline: still a bound, but one that a compiled program comes close to.
 
-A roofline counts work over rates. On a tile of dot-product rows more is known beforehand, all of it from the ISA's timing column: vector instructions
-make whole passes over their rows, the loader moves a weight word's elements and scales in whole cycles and leaves some between pieces (memory's latency
-it can hide, because it asks ahead), scores are computed in spans of 128 keys, and every instruction fills its pipeline. And some
-work has nothing to run beside: a norm needs the whole residual stream and every product of the layer needs the norm, so that norms, the rotation of queries and attention add up, while activations and
-residual sums overlap the columns of their products. The estimate and the compiler stand on the same contract, not on each other.
+A roofline counts work over rates. On a tile of dot-product rows more is known beforehand, all of it from the ISA's timing column: vector instructions make
+whole passes over their rows, the loader moves a weight word's elements and scales in whole cycles and leaves some between pieces (memory's latency it can
+hide, because it asks ahead), scores are computed in spans of 128 keys, and every instruction fills its pipeline. And some work has nothing to run beside: a
+norm needs the whole residual stream and every product of the layer needs the norm, so that norms, the rotation of queries and attention add up, while
+activations and residual sums overlap the columns of their products. The estimate and the compiler stand on the same contract, not on each other.
 """
 
 from __future__ import annotations
