@@ -156,7 +156,7 @@ def test_a_read_queue_as_long_as_the_latency_hides_it_after_the_first_beat():
 
 
 def test_loads_pay_the_latency_once_but_nothing_behind_a_wait_is_asked_for_before():
-    """Twelve loads in a row, their signals among them, hide each other's latency; the load behind a wait for the vector unit starts a round trip."""
+    """Seven loads in a row, their signals among them, hide each other's latency; the load behind a wait for the vector unit starts a round trip."""
 
     from fabless.sim.cycles import time
     from fabless.sim.dram import MemoryModel
@@ -165,9 +165,9 @@ def test_loads_pay_the_latency_once_but_nothing_behind_a_wait_is_asked_for_befor
         return time(assemble(text, tile=DEMO), None, {}, MemoryModel(latency_cycles)).cycles
 
     load = "load target=v format=fp32 count=64 dst={}\n"
-    signals = "".join(load.format(64 * i) + f"sync queue=load signal={1 << i}\n" for i in range(12))
-    waits = "".join(f"sync queue=vpu wait={1 << i}\n" for i in range(12))
-    apart = signals + waits + f"sync queue=vpu signal={1 << 12}\nsync queue=load wait={1 << 12}\n" + load.format(0)
+    signals = "".join(load.format(64 * i) + f"sync queue=load signal={i}\n" for i in range(7))
+    waits = "".join(f"sync queue=vpu wait={i}\n" for i in range(7))
+    apart = signals + waits + "sync queue=vpu signal=12\nsync queue=load wait=12\n" + load.format(0)
     assert of(signals + waits + "halt", 400) == of(signals + waits + "halt", 1) + 399
     assert of(apart + "halt", 400) == of(apart + "halt", 1) + 2 * 399
 
