@@ -24,11 +24,12 @@ def synth(
     process: str,
     liberty: Annotated[tuple[Path, ...], Parameter(negative="")] = (),
     block: Annotated[tuple[str, ...], Parameter(negative="")] = (),
+    place: Annotated[bool, Parameter(negative="")] = False,
     report: Path | None = None,
     fresh: Annotated[bool, Parameter(negative="")] = False,
     json: Json = False,
 ) -> None:
-    """Synthesise the blocks of a chip of dot-product rows for a process: area, clock and energy of each, pre-layout.
+    """Synthesise the blocks of a chip of dot-product rows for a process: area, clock and energy of each, pre-layout or placed.
 
     Each block of a tile is mapped once and multiplied; energies come from the gates switching on what the blocks meet while the embedded model runs.
     Library files are looked for under PDK_ROOT, or given. Finished blocks are kept: a run that was cut off goes on where it was.
@@ -38,6 +39,7 @@ def synth(
         process: asap7, gt2n, sky130 or ihp.
         liberty: Liberty files (.lib, .lib.gz) of one corner that together are the library; instead of those under PDK_ROOT.
         block: blocks to synthesise, such as dot, accumulate, lane or sequencer; all of the tile when not given.
+        place: place the cells of every block, make gates stronger where wires slow them, and count wires (pip install 'fabless[place]').
         report: write a page with floorplan, breakdown and critical path to this HTML file.
         fresh: do not use blocks kept from earlier runs.
         json: print JSON instead of text.
@@ -58,13 +60,16 @@ def synth(
         result = synthesised(
             process, tile=tile, liberties=liberty, pdk_root=Path(root) if root else None, blocks=block,
             stimulus=(stimulus_source(), lambda: decode_stimulus(tile)), kept=None if fresh else user_cache(), say=note,
+            place=place,
         )  # fmt: skip
     finally:
         clear()
     if report is not None:
         from fabless.report.synthesis_page import synthesis_page
 
-        command = " ".join(["fabless synth", *([str(chip)] if chip else []), f"--process {process}", f"--report {report}"])
+        command = " ".join(
+            ["fabless synth", *([str(chip)] if chip else []), f"--process {process}", *(["--place"] if place else []), f"--report {report}"]
+        )
         report.write_text(synthesis_page(result, command), "utf-8")
     if json:
         say_json(result)
@@ -91,9 +96,23 @@ def _say(result: Report) -> None:
     say(f"{result.title}: library {result.library}, {result.corner}, {result.stage}, {', '.join(result.tools)}")
     say()
     say_table(
-        ("block", "count", "µm²", "MHz", "pJ per", "operation", "without glitches", "pJ idle cycle", "busy", "leakage", "gates", "recipe"),
+        (
+            "block",
+            "count",
+            "µm²",
+            "core µm²",
+            "MHz",
+            "pJ per",
+            "operation",
+            "without glitches",
+            "pJ idle cycle",
+            "busy",
+            "leakage",
+            "gates",
+            "recipe",
+        ),
         [_row(b) for b in result.blocks],
-        right=(1, 2, 3, 4, 6, 7, 8, 9, 10),
+        right=(1, 2, 3, 4, 5, 7, 8, 9, 10, 11),
     )
     say()
     pairs = []
@@ -140,7 +159,7 @@ def _say(result: Report) -> None:
 
 def _row(b: BlockFigures) -> tuple[str, ...]:
     return (
-        b.name, str(b.count), f"{b.area_um2:,.1f}", f"{b.fmax_hz / 1e6:,.0f}", "-" if b.operation_j is None else f"{b.operation_j * 1e12:.4g}", b.operation,
+        b.name, str(b.count), f"{b.area_um2:,.1f}", "-" if b.core_um2 is None else f"{b.core_um2:,.0f}", f"{b.fmax_hz / 1e6:,.0f}", "-" if b.operation_j is None else f"{b.operation_j * 1e12:.4g}", b.operation,
         "-" if b.settled_j is None else f"{b.settled_j * 1e12:.4g}", "-" if b.idle_j is None else f"{b.idle_j * 1e12:.4g}",
         "-" if b.busy_ratio is None else f"{b.busy_ratio:.0%}", si(b.leakage_w, "W"), f"{b.n_gates:,}", b.recipe,
     )  # fmt: skip

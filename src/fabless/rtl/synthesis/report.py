@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +17,7 @@ from fabless.rtl.synthesis.kit import find_liberties, find_macros, kit_named
 from fabless.rtl.synthesis.liberty import Library, liberty_text
 from fabless.rtl.synthesis.measure import activity_energy
 from fabless.rtl.synthesis.operands import SOURCE
+from fabless.rtl.synthesis.placement import check_placer
 from fabless.rtl.synthesis.recording import Recording, Stimulus, record
 from fabless.rtl.synthesis.synthesise import Synthesis, hierarchy, memory_um2, subject, subjects, synthesise
 from fabless.rtl.synthesis.timing import Model, port_model
@@ -30,8 +31,9 @@ if TYPE_CHECKING:
     from fabless.rtl.synthesis.cache import Cache
     from fabless.rtl.synthesis.kit import Kit
 
-STAGE = "pre-layout"
+STAGE, PLACED = "pre-layout", "placed"
 LIMITS = "wires, clock tree, scan and tie cells: the netlist is not placed; access time and energy of memories"
+PLACED_LIMITS = "routing (wires are trees over their pins' boxes), wires between blocks, clock tree, buffers, scan and tie cells; access time and energy of memories"
 #: Parts of a row; their operands are recorded without a simulator.
 _ROW = ("dot", "accumulate")
 
@@ -50,6 +52,7 @@ class BlockFigures:
     """Hold the figures of one block: area of one, clock, joules of an operation with (`operation_j`) and without glitches, without leakage.
 
     `idle_j`: what its clock pins take in a cycle without an operation. `busy_ratio`: operations over what all cycles had room for.
+    `core_um2`: area of the rows that its cells stand in, where it is placed.
     """
 
     name: str
@@ -76,6 +79,7 @@ class BlockFigures:
     recipe: str
     path: tuple[PathStep, ...]
     path_end: str
+    core_um2: float | None = None
 
     @property
     def all_um2(self) -> float:
@@ -160,21 +164,25 @@ class _Work:
     models: dict[str, Model]
     kept: Cache | None
     say: Callable[[str], None]
+    place: bool
 
 
 def report(
     process: str, *, tile: Tile, liberties: tuple[Path, ...], pdk_root: Path | None, blocks: tuple[str, ...] = (),
     stimulus: tuple[str, Callable[[], Stimulus]] | None = None, kept: Cache | None = None, say: Callable[[str], None] = lambda text: None,
+    place: bool = False,
 ) -> Report:  # fmt: skip
     """Synthesise the blocks of a tile, or some of them, for a process and return their figures; `liberties` stand in for those below `pdk_root`.
 
-    `stimulus`: the launch that blocks are measured on, by name and made when first asked for; without it only rows have energies. `kept`: finished
-    blocks by the digest of what they are made of. Raises `InputError` for an unknown process, block or file, `UnsupportedError` for a library that
-    lacks cells or a tile that cannot be built, `MissingToolError` for tools.
+    `stimulus`: the launch that blocks are measured on, by name and made when first asked for; without it only rows have energies. `kept`: finished blocks
+    by the digest of what they are made of. `place`: place each block's cells, and count its wires. Raises `InputError` for an unknown process, block or
+    file, `UnsupportedError` for a library that lacks cells or a tile that cannot be built, `MissingToolError` for tools.
     """
     kit = kit_named(process)
     library = Library(liberties or find_liberties(kit, pdk_root))
     yosys_version()  # refuses before minutes of work
+    if place:
+        check_placer()
     if set(blocks) and set(blocks) <= {*_ROW, "row"}:
         modules, found = Hierarchy("", {}), {name: subject(name) for name in blocks}
     else:
@@ -185,14 +193,14 @@ def report(
         if name not in found:
             raise InputError(f"unknown block '{name}'{nearest(name, found)}; known: {', '.join(found)}")
     wanted = blocks or tuple(found)
-    work = _Work(kit, library, found, modules, {}, kept, say)
+    work = _Work(kit, library, found, modules, {}, kept, say, place)
     figures = _all_figures(work, wanted, stimulus, tile)
     memories = _memories(work, tile, pdk_root) if modules.modules else ()
-    whole = _tile(figures, memories) if set(wanted) == set(found) else None
+    whole = _tile(figures, memories) if modules.modules and set(wanted) == set(found) else None
     tools = (yosys_version(), f"amaranth {version('amaranth')}", "static timing and power by fabless")
     return Report(
-        kit.name, kit.title, kit.clock_hz, tile.rows, tile.vector_lanes, library.name, library.corner, STAGE, tools, figures, _row(figures, kit), whole,
-        memories, SOURCE, LIMITS,
+        kit.name, kit.title, kit.clock_hz, tile.rows, tile.vector_lanes, library.name, library.corner, PLACED if place else STAGE, tools, figures,
+        _row(figures, kit), whole, memories, SOURCE, PLACED_LIMITS if place else LIMITS,
     )  # fmt: skip
 
 
@@ -211,11 +219,11 @@ def _all_figures(
             if model is not None:
                 work.models[work.subjects[name].module] = model
             continue
-        work.say(f"mapping {name} ({n + 1} of {len(wanted)})")
+        work.say(f"{'mapping and placing' if work.place else 'mapping'} {name} ({n + 1} of {len(wanted)})")
         what = work.subjects[name]
-        mapped[name] = s = synthesise(what, work.kit, work.library, models=work.models, kept=work.kept)
+        mapped[name] = s = synthesise(what, work.kit, work.library, models=work.models, kept=work.kept, place=work.place)
         if name not in _ROW:
-            work.models[what.module] = port_model(s.netlist, s.flop, work.models)
+            work.models[what.module] = port_model(s.netlist, s.flop, work.models, s.placed)
     recording = None
     if stimulus is not None and set(mapped) - {*_ROW, "row"}:
         work.say("recording the blocks' operands: the tile runs in Verilator")
@@ -223,7 +231,7 @@ def _all_figures(
     for name, s in mapped.items():
         work.say(f"measuring {name}")
         what = work.subjects[name]
-        done[name] = _figures(what, s, recording)
+        done[name] = replace(_figures(what, s, recording), core_um2=s.placed.area_um2 if s.placed else None)
         if work.kept:
             work.kept.put(keys[name], _to_text(done[name], work.models.get(what.module)))
     return tuple(done[name] for name in wanted)
@@ -252,7 +260,7 @@ def _basis(work: _Work, name: str) -> tuple[object, ...]:
     """Return all that a block's figures follow from, besides its stimulus."""
     what = work.subjects[name]
     below = work.modules.closure(what.module) if what.children else {}
-    return what, below, _library_digest(work.library.paths), work.kit, yosys_version(), _source_digest()
+    return what, below, _library_digest(work.library.paths), work.kit, yosys_version(), _source_digest(), work.place
 
 
 @cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,8 @@ from fabless.rtl.synthesis.hierarchy import Memory
 from fabless.rtl.synthesis.kit import pick
 from fabless.rtl.synthesis.liberty import Library, liberty_text
 from fabless.rtl.synthesis.netlist import read_netlist
+from fabless.rtl.synthesis.placement import placed, wires_of
+from fabless.rtl.synthesis.sizing import resized
 from fabless.rtl.synthesis.timing import static_timing
 from fabless.rtl.synthesis.yosys import RECIPES, mapping_script, run_yosys, yosys_version
 
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from fabless.rtl.synthesis.kit import Kit, Picked
     from fabless.rtl.synthesis.liberty import Cell
     from fabless.rtl.synthesis.netlist import Netlist
+    from fabless.rtl.synthesis.placement import Placement
     from fabless.rtl.synthesis.timing import Model, Timing
 
 #: Bits of a weight block's scale as stored: sign, exponent and the upper 10 fraction bits.
@@ -43,7 +46,7 @@ TIMEOUT_S = 900.0
 
 @dataclass(frozen=True, slots=True)
 class Synthesis:
-    """Hold a mapped block: netlist, timing, the recipe that was kept, memories that are not part of its area."""
+    """Hold a mapped block: netlist, timing, the recipe that was kept, and, where it was placed, where its cells stand."""
 
     block: str
     kit: str
@@ -51,6 +54,7 @@ class Synthesis:
     netlist: Netlist
     timing: Timing
     flop: Cell
+    placed: Placement | None = None
 
     @property
     def area_um2(self) -> float:
@@ -60,10 +64,12 @@ class Synthesis:
 
 def synthesise(
     block: str | Subject, kit: Kit, library: Library, *, models: Mapping[str, Model] | None = None, kept: Cache | None = None,
+    place: bool = False,
 ) -> Synthesis:  # fmt: skip
     """Return a block mapped to a library: of the recipes, in order, the first that meets the kit's clock, else the fastest.
 
     `models`: the ports of children by module, for timing; `kept`: where mapped netlists are kept by the digest of what they are made from.
+    `place`: place its cells, make gates stronger where wires slow them, place them again, and time it with its wires.
     Raises `MissingToolError` without Amaranth or Yosys, `UnsupportedError` for a library without the needed cells, `InputError` for an unknown block.
     """
     what = subject(block) if isinstance(block, str) else block
@@ -78,7 +84,14 @@ def synthesise(
         if best.timing.fmax_hz >= kit.clock_hz:
             break
     assert best is not None
-    return best
+    return _placed(best, kit, models or {}) if place else best
+
+
+def _placed(s: Synthesis, kit: Kit, models: Mapping[str, Model]) -> Synthesis:
+    wires = wires_of(kit.name)
+    netlist = resized(s.netlist, s.flop, placed(s.netlist, wires), avoid=kit.avoid, models=models, target_s=1 / kit.clock_hz)
+    final = placed(netlist, wires)
+    return replace(s, netlist=netlist, timing=static_timing(netlist, s.flop, models, final), placed=final)
 
 
 def _blocks() -> ModuleType:

@@ -1,4 +1,5 @@
-"""Static timing of a netlist: the slowest path from flip-flop to flip-flop by the library's delay, slew and setup tables. No wires.
+"""Static timing of a netlist: the slowest path from flip-flop to flip-flop by the library's delay, slew and setup tables. Wires only
+where the block is placed (`placement`).
 
 Graph-based: at every net the latest arrival and, apart from it, the slowest slew go on, for rise and fall; all conditional arcs count. The clock
 is ideal (no tree, zero slew). Ports are driven by, and end in, a flip-flop of the library, so that a block's clock is that of the block in its
@@ -15,10 +16,11 @@ from fabless.core.errors import UnsupportedError
 from fabless.rtl.synthesis.netlist import gate_nets, ordered
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from fabless.rtl.synthesis.liberty import Arc, Cell, Lookup
     from fabless.rtl.synthesis.netlist import Instance, Netlist
+    from fabless.rtl.synthesis.placement import Placement
 
 _EDGES = ("rise", "fall")
 _CAUSES = {"positive_unate": ((0,), (1,)), "negative_unate": ((1,), (0,)), "non_unate": ((0, 1), (0, 1))}
@@ -77,7 +79,8 @@ class _Through:
 class _Arrivals:
     """Hold the latest arrival, the slowest slew and the arc that caused it, at every net for both edges."""
 
-    def __init__(self, n_nets: int) -> None:
+    def __init__(self, n_nets: int, wires_s: Sequence[float] = ()) -> None:
+        self.wires_s = wires_s or [0.0] * n_nets
         self.at = [[_NONE, _NONE] for _ in range(n_nets)]
         self.slew = [[0.0, 0.0] for _ in range(n_nets)]
         self.cause: list[list[tuple[int, int, Instance | _Through | None] | None]] = [[None, None] for _ in range(n_nets)]
@@ -87,7 +90,7 @@ class _Arrivals:
         for arc in arcs:
             for edge, name in enumerate(_EDGES):
                 if f"cell_{name}" in arc.tables:
-                    at = arc.tables[f"cell_{name}"](0.0, load)
+                    at = arc.tables[f"cell_{name}"](0.0, load) + self.wires_s[net]
                     self.slew[net][edge] = max(self.slew[net][edge], arc.tables[f"{name}_transition"](0.0, load))
                     if at > self.at[net][edge]:
                         self.at[net][edge], self.cause[net][edge] = at, (_launch, edge, instance)
@@ -133,7 +136,7 @@ class _Arrivals:
     def _step(self, net: int, edge: int, source: int, cause: int, delay: Lookup, slew: Lookup, load: float, instance: Instance) -> float:
         entering = self.slew[source][cause]
         d = delay(entering, load)
-        at = self.at[source][cause] + d
+        at = self.at[source][cause] + d + self.wires_s[net]
         self.slew[net][edge] = max(self.slew[net][edge], slew(entering, load))
         if at > self.at[net][edge]:
             self.at[net][edge], self.cause[net][edge] = at, (source, cause, instance)
@@ -143,13 +146,14 @@ class _Arrivals:
 _launch = -1
 
 
-def static_timing(netlist: Netlist, port_flop: Cell, models: Mapping[str, Model] | None = None) -> Timing:
+def static_timing(netlist: Netlist, port_flop: Cell, models: Mapping[str, Model] | None = None, placed: Placement | None = None) -> Timing:
     """Return the critical path of a netlist whose ports are driven by and end in `port_flop`, but for those of children with a model.
 
+    `placed`: wires, whose capacitance loads what drives them and whose delay comes behind it.
     Raises `UnsupportedError` when nothing is timed: no path leads from a start to an end.
     """
-    run = _Run(netlist, port_flop, models or {})
-    arrivals = _Arrivals(netlist.n_nets)
+    run = _Run(netlist, port_flop, models or {}, placed)
+    arrivals = _Arrivals(netlist.n_nets, run.wires_s)
     run.launch_ports(arrivals)
     run.launch_flops(arrivals)
     delays = run.move(arrivals)
@@ -161,10 +165,10 @@ def static_timing(netlist: Netlist, port_flop: Cell, models: Mapping[str, Model]
     return Timing(period, setup, end, path, tuple((s[0], s[1]) for s in arrivals.slew), tuple(run.loads), delays)
 
 
-def port_model(netlist: Netlist, port_flop: Cell, models: Mapping[str, Model] | None = None) -> Model:
-    """Return a block's ports as its parent sees them: each input on its own, arriving with the slew of a flip-flop."""
-    run = _Run(netlist, port_flop, models or {})
-    arrivals = _Arrivals(netlist.n_nets)
+def port_model(netlist: Netlist, port_flop: Cell, models: Mapping[str, Model] | None = None, placed: Placement | None = None) -> Model:
+    """Return a block's ports as its parent sees them: each input on its own, arriving with the slew of a flip-flop. `placed`: see `static_timing`."""
+    run = _Run(netlist, port_flop, models or {}, placed)
+    arrivals = _Arrivals(netlist.n_nets, run.wires_s)
     run.launch_flops(arrivals)
     run.move(arrivals)
     outputs = {name: nets for name, nets in netlist.outputs.items() if "." not in name}
@@ -174,7 +178,7 @@ def port_model(netlist: Netlist, port_flop: Cell, models: Mapping[str, Model] | 
     for name, nets in netlist.inputs.items():
         if "." in name or netlist.clocks & set(nets):
             continue
-        arrivals = _Arrivals(netlist.n_nets)
+        arrivals = _Arrivals(netlist.n_nets, run.wires_s)
         for net in nets:
             arrivals.start(net, 0.0, run.slew_s)
         run.move(arrivals)
@@ -201,11 +205,15 @@ class _End:
 class _Run:
     """Hold what every walk through one netlist shares: loads, ends, and gates and children in the order in which values move."""
 
-    def __init__(self, netlist: Netlist, port_flop: Cell, models: Mapping[str, Model]) -> None:
+    def __init__(self, netlist: Netlist, port_flop: Cell, models: Mapping[str, Model], placed: Placement | None = None) -> None:
         self.netlist, self.port_flop = netlist, port_flop
         self.models = {i: models[m] for i, m in netlist.children.items() if m in models}
         data = flop_data_pin(port_flop)
         self.loads = netlist.loads_f(port_flop.pins[data].capacitance_f)
+        self.wires_s: Sequence[float] = ()
+        if placed is not None:
+            self.loads = [pins + wire for pins, wire in zip(self.loads, placed.wires_f, strict=True)]
+            self.wires_s = placed.delays_s
         arcs = launch_arcs(port_flop)
         self.slew_s = max(a.tables[f"{e}_transition"](0.0, 2e-15) for a in arcs for e in _EDGES if f"{e}_transition" in a.tables)
         self.ends = [
