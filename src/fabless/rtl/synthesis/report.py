@@ -33,7 +33,10 @@ if TYPE_CHECKING:
 
 STAGE, PLACED = "pre-layout", "placed"
 LIMITS = "wires, clock tree, scan and tie cells: the netlist is not placed; access time and energy of memories"
-PLACED_LIMITS = "routing (wires are trees over their pins' boxes), wires between blocks, clock tree, buffers, scan and tie cells; access time and energy of memories"
+PLACED_LIMITS = (
+    "routing (wires are trees over their pins' boxes), wires between blocks, clock tree, buffers, scan and tie cells; "
+    "access time and energy of memories"
+)
 #: Parts of a row; their operands are recorded without a simulator.
 _ROW = ("dot", "accumulate")
 
