@@ -203,10 +203,10 @@ def random_program(tile: Tile, rng: np.random.Generator, length: int = 40, *, ne
     """Draw a program of about `length` unit instructions for a tile: it verifies, halts, and reaches every field of the table in time.
 
     Memory holds random bytes (among them NaN and infinite scales); every two queues are ordered by a semaphore wherever the queue changes.
-    Some instructions stand in loops, some of them with addresses from registers. Without `net` nothing is sent or received.
+    Some instructions stand in loops, some of them with addresses from registers. Without `net`, or on a tile without a link, nothing is sent or received.
     """
     d = _Draw(tile, rng)
-    return _program(d, _body(d, length, net=net))
+    return _program(d, _body(d, length, net=net and tile.has_link))
 
 
 def random_ring(tile: Tile, rng: np.random.Generator, n_tiles: int, length: int = 40, *, rounds: int = 6) -> tuple[Program, ...]:

@@ -22,7 +22,8 @@ MEMORY_WIDTHS = (16, 32, 64, 128, 256)
 _WEIGHT_WORD_BYTES = 36
 _FEW_WORDS = 16
 _CARRIED = 0.9
-LINK_WIDTHS = (4, 8, 16, 32, 64, 128, 256)
+#: 0: a tile without a link, which runs alone: it has no unit that sends and receives.
+LINK_WIDTHS = (0, 4, 8, 16, 32, 64, 128, 256)
 READ_QUEUES = tuple(1 << i for i in range(2, 13))
 
 
@@ -35,6 +36,7 @@ class Tile:
     `accumulator_words`: words of the accumulators, each `rows` binary32.
     `vector_elements`: binary32 elements of the vector buffer. `parameter_words`: 32-bit words that the host writes before a launch.
     `instruction_words`: 128-bit words of program memory. `memory_bytes`: this tile's share of DRAM.
+    `link_bytes_per_cycle`: 0 for a tile without a link, whose programs neither send nor receive.
     `queue_depth`: instructions that each queue holds: how far the sequencer, and loads, run ahead of the work.
     `read_queue_beats`: beats that `load` has asked for and not yet used, at most; as many as the cycles of memory latency that it hides.
     """
@@ -82,6 +84,16 @@ class Tile:
         ):
             if value < unit or value % unit:
                 raise UnsupportedError(f"tile: {name} = {value} must be a positive multiple of {unit}")
+
+    @property
+    def has_link(self) -> bool:
+        """Return whether the tile can send and receive."""
+        return self.link_bytes_per_cycle > 0
+
+    @property
+    def link_port_bytes(self) -> int:
+        """Return the bytes of the link's ports; those of a tile without one never move."""
+        return self.link_bytes_per_cycle or LINK_WIDTHS[1]
 
     @property
     def vector_align(self) -> int:
@@ -179,7 +191,7 @@ def _power_of_two(value: int) -> int:
 #: The teaching core: four rows, four lanes, a 16-byte memory port.
 TINY = Tile(4, 4, 2048, 512, 512, 8192, 4096, 4096, 1 << 26, 16)
 #: The core that fits an LFE5U-85F as a whole: the teaching core with memories of its block RAMs and short queues; it runs the embedded model.
-ECP5 = Tile(4, 4, 256, 256, 256, 2048, 1024, 512, 1 << 26, 16, queue_depth=4)
+ECP5 = Tile(4, 4, 256, 256, 256, 2048, 1024, 512, 1 << 26, 16, link_bytes_per_cycle=0, queue_depth=4)
 #: The core that synthesis and demonstration use.
 DEMO = Tile(16, 16, 1024, 4096, 8192, 65536, 16384, 8192, 1 << 30, 64, queue_depth=16, read_queue_beats=512)
 #: One core of the reticle-size die.

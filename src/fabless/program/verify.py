@@ -52,6 +52,7 @@ def verify(program: Program, tile: Tile | None = None, *, limit: int = 1 << 24) 
         )
     _check_layout(program)
     _check_loops(program)
+    _check_queues(program)
     parameters = _Parameters(program)
     ends = [("low", 0), ("high", program.read_high)]
     for which, read in ends if program.parameters or program.read_high else ends[:1]:
@@ -107,6 +108,15 @@ def _check_layout(program: Program) -> None:
         if not -(2**31) <= p.low <= p.high < 2**31:
             raise IllegalProgramError(f"parameter '{p.name}': range {p.low} to {p.high} is not one of 32-bit words; give low <= high")
         at = p.index + p.count
+
+
+def _check_queues(program: Program) -> None:
+    for index, item in enumerate(program.instructions):
+        if item.queue == Queue.NET and not program.tile.has_link:
+            raise IllegalProgramError(
+                f"instruction {index} ({item.mnemonic}): queue: this tile has no link (link_bytes_per_cycle = 0), nothing executes queue net; "
+                "compile for one tile, or use a tile with a link"
+            )
 
 
 def _check_loops(program: Program) -> None:

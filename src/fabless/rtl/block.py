@@ -65,10 +65,13 @@ class Placed:
 
 
 class Shared:
-    """Collect the kinds of block that were placed, each built once: what `emit` converts besides the top. `tile` sizes them."""
+    """Collect the kinds of block that were placed, each built once: what `emit` converts besides the top. `tile` sizes them.
 
-    def __init__(self, tile: Tile) -> None:
-        self.tile = tile
+    `frugal`: less logic over longer paths, for an FPGA; no bit and no cycle differs.
+    """
+
+    def __init__(self, tile: Tile, *, frugal: bool = False) -> None:
+        self.tile, self.frugal = tile, frugal
         self.blocks: dict[type[Block], Block] = {}
 
     def place(self, m: Module, kind: type[Block], name: str, *, domain: str = "sync", **inputs: Any) -> Placed:

@@ -73,7 +73,7 @@ def registers(tile: Tile, name: str) -> str:
     rows = ["| port | bits | direction | meaning |", "| --- | --- | --- | --- |"]
     host = [f"| {' | '.join(port)} |" for port in HOST_PORTS]
     memory = [f"| {' | '.join(port).replace('8 B', str(8 * b)).replace(', B', f', {b}')} |" for port in MEMORY_PORTS]
-    n = tile.link_bytes_per_cycle
+    n = tile.link_port_bytes
     link = [f"| {' | '.join(port).replace('8 N', str(8 * n))} |" for port in LINK_PORTS]
     spaces = [
         ("program", tile.instruction_words, "128-bit instructions"), ("parameters", tile.parameter_words, "signed 32-bit words"),
@@ -95,7 +95,7 @@ def diagram(tile: Tile, name: str) -> str:
         (210, 60, 110, 400, "queues", f"5 x {tile.queue_depth} deep"), (360, 60, 150, 60, "load", f"{tile.memory_bytes_per_cycle} B a cycle"),
         (360, 140, 150, 60, "store", f"{tile.memory_bytes_per_cycle} B a cycle"), (360, 220, 150, 70, "matrix unit", f"{tile.rows} rows x 32 lanes"),
         (360, 310, 150, 70, "vector unit", f"{tile.vector_lanes} lanes"),
-        (360, 400, 150, 60, "net", f"{tile.link_bytes_per_cycle} B a cycle each way"),
+        (360, 400, 150, 60, "net", f"{tile.link_bytes_per_cycle} B a cycle each way" if tile.has_link else "none"),
         (560, 60, 170, 60, "weights", f"{tile.weight_words} x {tile.rows} x 32 B"),
         (560, 140, 170, 60, "activations", f"{tile.activation_words} x 34 B"),
         (560, 220, 170, 70, "accumulators", f"{tile.accumulator_words} x {tile.rows} fp32"),

@@ -47,12 +47,13 @@ class Sequencer(Elaboratable):
     `start` for one cycle begins at instruction 0; `done` rises when halt is over. One instruction a cycle, but for `madd` with a multiplicand, `param`
     and `read` (see LATENCY), and where a queue is full or a semaphore not ready. Ports: `push[q]`, `word`, `extra[q]` to the queues, `full[q]` and
     `all_idle` from them; `wait`, `signal`, `fired`, `allowed` as in `Queue`; `vector_read`, `vector_address`, `vector_data` (one cycle later);
-    `host_*`: writes of program and parameter words while halted. `waits`: in a cycle in which its own sync is held back; `finds_full`: likewise by a full
+    `host_*`: writes of program and parameter words while halted. `frugal`: see `block.Shared`.
+    `waits`: in a cycle in which its own sync is held back; `finds_full`: likewise by a full
     queue.
     """
 
-    def __init__(self, tile: Tile) -> None:
-        self.tile = tile
+    def __init__(self, tile: Tile, *, frugal: bool = False) -> None:
+        self.tile, self.frugal = tile, frugal
         self.start, self.done, self.all_idle = Signal(), Signal(), Signal()
         self.push, self.full = Signal(len(Queue)), Signal(len(Queue))
         self.word = Signal(WORD_BITS)
@@ -127,14 +128,23 @@ class Sequencer(Elaboratable):
         return chosen
 
     def _operands(self, m: Module) -> None:
-        """Add up every `name + X[name_reg]`: one register read for each place in the word where some instruction has such a field."""
+        """Add up every `name + X[name_reg]`. A register is read for each place in the word where some instruction has such a field, at once.
+
+        Frugal: for each operand of an instruction, whose opcode says first where its field stands: 5 reads in place of 18, and a longer path.
+        """
         reads: dict[int, Signal] = {}
         self.sums: dict[tuple[str, str], Value] = {}
+        places = [Signal(5, name=f"place{i}") for i in range(SLOTS)] if self.frugal else []
+        slots = [self._register(m, place, f"slot{i}") for i, place in enumerate(places)]
         for spec in ISA:
-            for name, immediate, register in addends(spec.mnemonic):
-                if register.lsb not in reads:
-                    reads[register.lsb] = self._register(m, self.word[register.lsb : register.lsb + 5], f"read{register.lsb}")
-                x = reads[register.lsb]
+            for i, (name, immediate, register) in enumerate(addends(spec.mnemonic)):
+                at = self.word[register.lsb : register.lsb + 5]
+                if self.frugal:
+                    with m.If(is_a(self.word, spec.mnemonic)):
+                        m.d.comb += places[i].eq(at)
+                elif register.lsb not in reads:
+                    reads[register.lsb] = self._register(m, at, f"read{register.lsb}")
+                x = slots[i] if self.frugal else reads[register.lsb]
                 total: Value = x
                 if immediate is not None:
                     total = Signal(signed(REGISTER_BITS), name=f"{spec.mnemonic}_{name}")
@@ -142,6 +152,11 @@ class Sequencer(Elaboratable):
                 if spec.mnemonic in {"vec", "quant"} and name == "b":
                     total = Mux(choice(self.word, spec.mnemonic, "b_kind", "register"), x, total)
                 self.sums[spec.mnemonic, name] = total
+        factors = [bits(self.word, "madd", name) for name in ("p", "q")]
+        if self.frugal:
+            with m.If(is_a(self.word, "madd")):
+                m.d.comb += [place.eq(factor) for place, factor in zip(places, factors, strict=False)]
+        self.p, self.q = slots[:2] if self.frugal else (self._register(m, f, n) for f, n in zip(factors, ("p_read", "q"), strict=True))
 
     def _loops(self, m: Module, *, pc: Signal, following: Signal, advance: Signal) -> None:
         """Keep four (first instruction, trips left) pairs, the innermost at the bottom of a shift register."""
@@ -170,13 +185,12 @@ class Sequencer(Elaboratable):
         word = self.word
         p, mul = Signal(signed(REGISTER_BITS), name="p", reset_less=True), Signal(signed(32), name="mul", reset_less=True)
         product = Signal(signed(REGISTER_BITS), name="product", reset_less=True)
-        q = self._register(m, bits(word, "madd", "q"), "q")
-        m.d.sync += [p.eq(self._register(m, bits(word, "madd", "p"), "p_read")), mul.eq(value(word, "madd", "mul")), product.eq(p * mul)]
+        m.d.sync += [p.eq(self.p), mul.eq(value(word, "madd", "mul")), product.eq(p * mul)]
         constant = bits(word, "madd", "p") == 0
         with m.If(is_a(word, "madd")):
             m.d.comb += [
                 advance.eq(constant | (step == LATENCY["MADD"] - 1)), x_write.eq(advance),
-                x_value.eq(Mux(constant, 0, product) + q + value(word, "madd", "imm")),
+                x_value.eq(Mux(constant, 0, product) + self.q + value(word, "madd", "imm")),
             ]  # fmt: skip
 
     def _integer(self, m: Module) -> Signal:

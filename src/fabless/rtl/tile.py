@@ -71,7 +71,7 @@ class TileTop(Block):
         self.write_valid, self.write_ready = self.output("write_valid", 1), self.input("write_ready", 1)
         self.write_address, self.write_data = self.output("write_address", 40), self.output("write_data", 8 * b)
         self.write_strobe = self.output("write_strobe", b)
-        n = tile.link_bytes_per_cycle
+        n = tile.link_port_bytes
         self.link_valid, self.link_data, self.credit = (
             self.output("link_valid", 1),
             self.output("link_data", 8 * n),
@@ -83,19 +83,24 @@ class TileTop(Block):
     def elaborate(self, platform: Any) -> Module:
         """Build what the class describes."""
         m = Module()
-        m.submodules.sequencer = sequencer = named(Sequencer(self.tile))
+        m.submodules.sequencer = sequencer = named(Sequencer(self.tile, frugal=self.shared.frugal))
         m.submodules.load = load = named(Load(self.tile))
         m.submodules.mxu = mxu = named(Mxu(self.shared))
-        store, vector, net = named(Store(self.tile)), named(Vector(self.shared)), named(Net(self.shared))
-        works = {
-            "store": store.go | ~store.idle,
-            "vector": vector.go | ~vector.idle,
-            "net": net.go | ~net.quiet | net.arrive_valid | net.credit,
-        }
+        store, vector = named(Store(self.tile)), named(Vector(self.shared))
+        units: dict[Name, Any] = {Name.LOAD: load, Name.STORE: store, Name.MXU: mxu, Name.VPU: vector}
+        works = {"store": store.go | ~store.idle, "vector": vector.go | ~vector.idle}
+        net: Net | None = None
+        if self.tile.has_link:
+            units[Name.NET] = net = named(Net(self.shared))
+            works["net"] = net.go | ~net.quiet | net.arrive_valid | net.credit
+            m.d.comb += [
+                self.link_valid.eq(net.link_valid), self.link_data.eq(net.link_data), net.credit.eq(self.credit),
+                net.arrive_valid.eq(self.arrive_valid), net.arrive_data.eq(self.arrive_data), self.credit_out.eq(net.credit_out),
+            ]  # fmt: skip
         for name, unit in (("store", store), ("vector", vector), ("net", net)):
-            gated(m, name, lingering(m, works[name], 4, name))
-            m.submodules[name] = DomainRenamer(name)(unit)
-        units: dict[Name, Any] = {Name.LOAD: load, Name.STORE: store, Name.MXU: mxu, Name.VPU: vector, Name.NET: net}
+            if unit is not None:
+                gated(m, name, lingering(m, works[name], 4, name))
+                m.submodules[name] = DomainRenamer(name)(unit)
         queues = self._control(m, sequencer, units)
         self._counters(m, sequencer, queues, units)
         self._vector_buffer(m, sequencer, load, store, vector, net)
@@ -108,15 +113,13 @@ class TileTop(Block):
             load.answer_valid.eq(self.answer_valid), load.answer_data.eq(self.answer_data),
             self.write_valid.eq(store.write_valid), store.write_ready.eq(self.write_ready), self.write_address.eq(store.write_address),
             self.write_data.eq(store.write_data), self.write_strobe.eq(store.write_strobe),
-            self.link_valid.eq(net.link_valid), self.link_data.eq(net.link_data), net.credit.eq(self.credit),
-            net.arrive_valid.eq(self.arrive_valid), net.arrive_data.eq(self.arrive_data), self.credit_out.eq(net.credit_out),
         ]  # fmt: skip
         return m
 
     def _control(self, m: Module, sequencer: Sequencer, units: dict[Name, Any]) -> dict[Name, Queue]:
         """Join sequencer, queues and semaphores; count cycles."""
         m.submodules.semaphores = semaphores = named(Semaphores())
-        queues: dict[Name, Queue] = {q: named(Queue(depth=self.tile.queue_depth, extra_bits=extra_bits(q))) for q in UNITS}
+        queues: dict[Name, Queue] = {q: named(Queue(depth=self.tile.queue_depth, extra_bits=extra_bits(q))) for q in UNITS if q in units}
         queues[Name.LOAD].signals = False  # what its syncs signal the unit gives, when all before is written
         waiters: list[Any] = [sequencer, *queues.values(), units[Name.LOAD]]
         for waiter in waiters:
@@ -163,7 +166,7 @@ class TileTop(Block):
             counters.clear.eq(self.start), counters.address.eq(self.counter_address), self.counter_data.eq(counters.data),
         ]  # fmt: skip
 
-    def _vector_buffer(self, m: Module, sequencer: Sequencer, load: Load, store: Store, vector: Vector, net: Net) -> None:
+    def _vector_buffer(self, m: Module, sequencer: Sequencer, load: Load, store: Store, vector: Vector, net: Net | None) -> None:
         """Place one bank a lane: writes from the vector unit, `load` and `recv`; reads of a, b, `store`, `read`, `send` and what `recv` adds to."""
         lanes = self.tile.vector_lanes
         words = self.tile.vector_elements // lanes
@@ -173,9 +176,9 @@ class TileTop(Block):
         m.d.sync += chosen.eq(sequencer.vector_address[:lane_bits])
         # Memories tick when they are used; whether `store` reads in a cycle depends on memory's ready, which may come late: while it works.
         used = load.vector_enable.any() | vector.write.any() | vector.a_read | vector.b_read | ~store.idle | sequencer.vector_read
-        gated(m, "vectors", used | net.write.any() | net.vector_read | net.add_read)
+        gated(m, "vectors", used if net is None else used | net.write.any() | net.vector_read | net.add_read)
         for i in range(lanes):
-            bank = Ram(width=32, depth=words, writes=3, reads=6, name=f"vectors{i}")
+            bank = Ram(width=32, depth=words, writes=2 if net is None else 3, reads=4 if net is None else 6, name=f"vectors{i}")
             bank.place(m, "vectors")
             part = slice(32 * i, 32 * i + 32)
             m.d.comb += [
@@ -187,23 +190,26 @@ class TileTop(Block):
                 bank.read[2].enable.eq(store.read_enable), bank.read[2].address.eq(store.vector_address + store.vector_carry[i]),
                 store.vector_data[part].eq(bank.read[2].data),
                 bank.read[3].enable.eq(sequencer.vector_read), bank.read[3].address.eq(sequencer.vector_address >> lane_bits),
-                bank.write[2].enable.eq(net.write[i]), bank.write[2].address.eq(net.write_address), bank.write[2].data.eq(net.write_data[part]),
-                bank.read[4].enable.eq(net.vector_read), bank.read[4].address.eq(net.vector_address), net.vector_data[part].eq(bank.read[4].data),
-                bank.read[5].enable.eq(net.add_read), bank.read[5].address.eq(net.add_address), net.add_data[part].eq(bank.read[5].data),
             ]  # fmt: skip
+            if net is not None:
+                m.d.comb += [
+                    bank.write[2].enable.eq(net.write[i]), bank.write[2].address.eq(net.write_address), bank.write[2].data.eq(net.write_data[part]),
+                    bank.read[4].enable.eq(net.vector_read), bank.read[4].address.eq(net.vector_address), net.vector_data[part].eq(bank.read[4].data),
+                    bank.read[5].enable.eq(net.add_read), bank.read[5].address.eq(net.add_address), net.add_data[part].eq(bank.read[5].data),
+                ]  # fmt: skip
             codes.append(bank.read[3].data)
         m.d.comb += sequencer.vector_data.eq(Cat(codes).word_select(chosen, 32))
 
-    def _activations(self, m: Module, load: Load, store: Store, mxu: Mxu, vector: Vector, net: Net) -> None:
+    def _activations(self, m: Module, load: Load, store: Store, mxu: Mxu, vector: Vector, net: Net | None) -> None:
         """Place blocks and scales: writes from `load`, quant and `recv`, reads of `gemm`, `store` and `send`."""
-        depth = self.tile.activation_words
-        loads = load.activation_enable.any() | load.activation_scale_enable
-        gated(m, "activations", loads | vector.block_write | mxu.activation_read | ~store.idle | net.block_write | net.word_read)
-        blocks = Ram(width=256, depth=depth, grain=128, writes=3, reads=3, name="activations")
-        scales = Ram(width=16, depth=depth, writes=3, reads=3, name="activation_scales")
-        for ram, enable, data, block, received in (
-            (blocks, load.activation_enable, load.activation_data, vector.block, net.block),
-            (scales, load.activation_scale_enable, load.activation_scale_data, vector.block_scale, net.block_scale),
+        depth, ports = self.tile.activation_words, 2 if net is None else 3
+        used = load.activation_enable.any() | load.activation_scale_enable | vector.block_write | mxu.activation_read | ~store.idle
+        gated(m, "activations", used if net is None else used | net.block_write | net.word_read)
+        blocks = Ram(width=256, depth=depth, grain=128, writes=ports, reads=ports, name="activations")
+        scales = Ram(width=16, depth=depth, writes=ports, reads=ports, name="activation_scales")
+        for ram, enable, data, block in (
+            (blocks, load.activation_enable, load.activation_data, vector.block),
+            (scales, load.activation_scale_enable, load.activation_scale_data, vector.block_scale),
         ):
             ram.place(m, "activations")
             m.d.comb += [
@@ -211,10 +217,15 @@ class TileTop(Block):
                 ram.write[1].enable.eq(vector.block_write.replicate(len(ram.write[1].enable))), ram.write[1].address.eq(vector.block_address),
                 ram.write[1].data.eq(block), ram.read[0].enable.eq(mxu.activation_read), ram.read[0].address.eq(mxu.activation_address),
                 ram.read[1].enable.eq(store.read_enable), ram.read[1].address.eq(store.word_address),
-                ram.write[2].enable.eq(net.block_write.replicate(len(ram.write[2].enable))), ram.write[2].address.eq(net.block_address),
-                ram.write[2].data.eq(received), ram.read[2].enable.eq(net.word_read), ram.read[2].address.eq(net.word_address),
             ]  # fmt: skip
         m.d.comb += [
             mxu.activation.eq(blocks.read[0].data), mxu.activation_scale.eq(scales.read[0].data), store.activation_data.eq(blocks.read[1].data),
-            store.activation_scale_data.eq(scales.read[1].data), net.word_data.eq(Cat(blocks.read[2].data, scales.read[2].data)),
+            store.activation_scale_data.eq(scales.read[1].data),
         ]  # fmt: skip
+        if net is not None:
+            for ram, received in ((blocks, net.block), (scales, net.block_scale)):
+                m.d.comb += [
+                    ram.write[2].enable.eq(net.block_write.replicate(len(ram.write[2].enable))), ram.write[2].address.eq(net.block_address),
+                    ram.write[2].data.eq(received), ram.read[2].enable.eq(net.word_read), ram.read[2].address.eq(net.word_address),
+                ]  # fmt: skip
+            m.d.comb += net.word_data.eq(Cat(blocks.read[2].data, scales.read[2].data))

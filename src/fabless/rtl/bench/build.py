@@ -79,7 +79,7 @@ def cache_directory() -> Path:
 def build(tile: Tile, *, optimise: str = QUICK, flags: tuple[str, ...] = ()) -> Path:
     """Return the executable that simulates a ring of a tile, of any length; built if it is not kept already. `flags` go to Verilator beside our own."""
     require_tools()
-    defines = {"FL_WIDTH": tile.memory_bytes_per_cycle, "FL_LINK": tile.link_bytes_per_cycle}
+    defines = {"FL_WIDTH": tile.memory_bytes_per_cycle, "FL_LINK": tile.link_port_bytes}
     return compile_verilog(_verilog(tile), HARNESS.read_text(), top="fl_tile", defines=defines, optimise=optimise, more_flags=flags)
 
 

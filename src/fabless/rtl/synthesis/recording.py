@@ -74,7 +74,7 @@ def record(stimulus: Stimulus, wanted: Mapping[str, Sequence[tuple[str, int]]]) 
     require_tools()
     tile = stimulus.program.tile
     text = _instrumented(tile_verilog(tile), wanted)
-    defines = {"FL_WIDTH": tile.memory_bytes_per_cycle, "FL_LINK": tile.link_bytes_per_cycle}
+    defines = {"FL_WIDTH": tile.memory_bytes_per_cycle, "FL_LINK": tile.link_port_bytes}
     # compiling costs more than some ten thousand cycles
     program = compile_verilog(text, HARNESS.read_text(), top="fl_tile", defines=defines, optimise="-O0")
     with tempfile.TemporaryDirectory(prefix="fabless-recording-") as name:
