@@ -62,8 +62,8 @@ def cell_models() -> str:
     assert spec is not None
     assert spec.origin is not None
     share = Path(spec.origin).parent / "share" / "lattice"
-    own = "".join((share / name).read_text() for name in ("common_sim.vh", "ccu2c_sim.vh"))
-    return own + _block_ram() + _multiplier()
+    lines = [line for name in ("common_sim.vh", "ccu2c_sim.vh") for line in (share / name).read_text().splitlines()]
+    return "\n".join(line for line in lines if not line.startswith("`include")) + _block_ram() + _multiplier()
 
 
 def _bus(name: str, bits: int) -> str:
