@@ -126,12 +126,12 @@ class Spec:
 LATENCY: dict[str, int] = {
     "ACC": 4,  # an accumulator can be added to again this many cycles after the last time
     "GEMM_FILL": 12,  # operand read, 8 x 8 multiply, adder tree of 32, scale, add, write
-    "VEC_FILL": 9,  # operand read, multiply (3), add (3), write
+    "VEC_FILL": 10,  # operand read, multiply (3), add (3), count, write
     "FUNCTION_FILL": 8,  # exp2, rcp, rsqrt behind that (7), and gathering the group
     "FUNCTION_CYCLES": 4,  # one function unit serves four lanes
     "REDUCE_DRAIN": 8,  # from a row's last group to the next row's first: a block of 32 that ends early is filled up
-    "REDUCE_FILL": 24,  # the tree of 32, the four interleaved sums and the write, once
-    "QUANT_FILL": 27,  # operand read, lane, maximum of the block, scale, multiply, round, write
+    "REDUCE_FILL": 27,  # the tree of 32, the four interleaved sums and the write, once
+    "QUANT_FILL": 28,  # operand read, lane, count, maximum of the block, scale, multiply, round, write
     "LOAD_FILL": 6,  # request, answer in the next cycle, queue, decode, write
     "STORE_FILL": 4,  # read, gather, write
     "SEND_FILL": 3,  # read, choose, link

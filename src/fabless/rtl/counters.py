@@ -38,7 +38,8 @@ class Counters(Elaboratable):
         m = Module()
         counts = {at: Signal(WIDTH, name=f"count{at}") for at in self.watched}
         for at, high in self.watched.items():
-            m.d.sync += counts[at].eq(Mux(self.clear, 0, counts[at] + high))
+            seen = Signal(name=f"seen{at}")  # a cycle later: what is watched comes late in its cycle
+            m.d.sync += [seen.eq(high), counts[at].eq(Mux(self.clear, 0, counts[at] + seen))]
         with m.Switch(self.address):
             for at, count in counts.items():
                 with m.Case(at):

@@ -62,17 +62,20 @@ class Lane(Block):
         with m.Elif(self.pre == EXCLUDE):
             m.d.comb += chosen.eq(Mux(from_index(m, self.index, "index") == y, LOWEST_BITS, x))
 
-        xs, ys = [state(32, f"x{i}") for i in range(3)], [state(32, f"y{i}") for i in range(3)]
+        xs, ys = [state(32, f"x{i}") for i in range(2)], [state(32, f"y{i}") for i in range(2)]
         m.d.sync += [xs[0].eq(chosen), ys[0].eq(Cat(y[:31], y[31] ^ (self.pre == SUB)))]
         for regs in (xs, ys):
             m.d.sync += [b.eq(a) for a, b in pairwise(regs)]
         multiplier = self.shared.place(m, FloatMultiply, "multiplier", a=x, b=y)
-        product, first = state(32, "product"), state(32, "first")
-        m.d.sync += [product.eq(multiplier["y"]), first.eq(product)]
-        second = Cat(product[:31], product[31] ^ self.minus)
-        adder = self.shared.place(m, FloatAdd, "adder", a=Mux(self.rotate, first, xs[2]), b=Mux(self.rotate, second, ys[2]))
+        # The adder has its operands in registers: those of both pairs of a rotation stand there at once, product of the first and of the second.
+        product, left, right = state(32, "product"), state(32, "left"), state(32, "right")
+        second = Cat(multiplier["y"][:31], multiplier["y"][31] ^ self.minus)
+        m.d.sync += [
+            product.eq(multiplier["y"]), left.eq(Mux(self.rotate, product, xs[1])), right.eq(Mux(self.rotate, second, ys[1])),
+        ]  # fmt: skip
+        adder = self.shared.place(m, FloatAdd, "adder", a=left, b=right)
         passed = [state(32, f"passed{i}") for i in range(2)]
-        m.d.sync += [passed[0].eq(Mux(self.pre == MUL, product, xs[2])), passed[1].eq(passed[0])]
+        m.d.sync += [passed[0].eq(Mux(self.pre == MUL, product, left)), passed[1].eq(passed[0])]
         added = self.rotate | (~self.mask & ((self.pre == ADD) | (self.pre == SUB)))
         result = state(32, "result_out")
         m.d.sync += result.eq(Mux(added, adder["y"], passed[1]))

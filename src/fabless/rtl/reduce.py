@@ -23,14 +23,16 @@ SUM, MAX, ARGMAX = (REDUCE.index(n) for n in ("sum", "max", "argmax"))
 class Reduce(Elaboratable):
     """Reduce rows that come in groups of `lanes` codes, at most one group a cycle.
 
-    Ports: `valid`, `data`, `present` (one bit a lane), `group` (its index in the row), `last` (of the row), `kind` in; `done` for one cycle with `code`.
-    The next row may begin BLOCK / lanes + 1 cycles after the last group of one. A sum is done 25 + BLOCK / lanes - 1 cycles after the last group.
+    Ports: `valid`, `data`, `present` (one bit a lane), `group` (its index in the row), `last` (of the row), `kind` in; `addends`: `data` of a sum, +0 in
+    lanes that are not present and in cycles without a group; all from registers. `done` for one cycle with `code`. The next row may begin
+    BLOCK / lanes + 1 cycles after the last group of one. A sum is done 28 + BLOCK / lanes - 1 cycles after the last group.
     """
 
     def __init__(self, *, lanes: int, shared: Shared) -> None:
         self.lanes, self.shared = lanes, shared
         self.valid, self.last, self.kind = Signal(), Signal(), Signal(2)
         self.data, self.present, self.group = Signal(32 * lanes), Signal(lanes), Signal(INDEX_BITS)
+        self.addends = Signal(32 * lanes)
         self.done, self.code = Signal(), Signal(32)
 
     def elaborate(self, platform: Any) -> Module:
@@ -66,7 +68,7 @@ class Reduce(Elaboratable):
         m.d.comb += ends.eq(((is_sum & self.last) | fill) & at_end)
         with m.If(valid):
             m.d.sync += [place.eq(place + 1), fill.eq(((is_sum & self.last) | fill) & ~at_end)]
-        values: list[Value] = [Mux(is_sum & self.present[i], self.data[32 * i : 32 * i + 32], 0) for i in range(lanes)]
+        values: list[Value] = [self.addends[32 * i : 32 * i + 32] for i in range(lanes)]
         level = 0
         while len(values) > 1:
             values = [self._add(m, values[2 * i], values[2 * i + 1], f"tree{level}_{i}") for i in range(len(values) // 2)]
@@ -96,12 +98,14 @@ class Reduce(Elaboratable):
             for i in range(4):
                 with m.Case(i):
                     m.d.comb += chosen.eq(sums[i])
-        adder = self.shared.place(m, FloatAdd, "partial", a=chosen, b=value)
+        before, block = state(32, "before"), state(32, "block")
+        m.d.sync += [before.eq(chosen), block.eq(value)]
+        adder = self.shared.place(m, FloatAdd, "partial", a=before, b=block)
         with m.If(valid):
             m.d.sync += at.eq(Mux(ends, 0, at + 1))
-        back = self._later(m, Cat(valid, at, ends), ADD_CYCLES - 1, "partial")
-        final = Signal(8)  # one bit a cycle behind the last partial sum
-        m.d.sync += final.eq(Cat(back[0] & back[3], final[:7]))
+        back = self._later(m, Cat(valid, at, ends), ADD_CYCLES, "partial")
+        final = Signal(2 * ADD_CYCLES + 4)  # one bit a cycle behind the last partial sum
+        m.d.sync += final.eq(Cat(back[0] & back[3], final[:-1]))
         with m.If(final[2]):
             m.d.sync += [s.eq(0) for s in sums]
         with m.If(back[0]):
@@ -112,9 +116,10 @@ class Reduce(Elaboratable):
         a = Mux(first, sums[0], Mux(second, sums[2], held))
         result = state(32, "result")
         b = Mux(first, sums[1], Mux(second, sums[3], result))
-        last = self.shared.place(m, FloatAdd, "final", a=a, b=b)
-        m.d.sync += [result.eq(last["y"]), held.eq(result)]
-        return final[7], result
+        left, right = state(32, "left"), state(32, "right")
+        last = self.shared.place(m, FloatAdd, "final", a=left, b=right)
+        m.d.sync += [left.eq(a), right.eq(b), result.eq(last["y"]), held.eq(result)]
+        return final[-1], result
 
     def _max(self, m: Module) -> tuple[Value, Value]:
         keys: list[tuple[Value, Value]] = [

@@ -8,6 +8,7 @@ from amaranth.hdl import C, Cat, Elaboratable, Module, Mux, Signal, Value, signe
 
 from fabless.number.dot import BLOCK
 from fabless.program.isa import BY_MNEMONIC, LATENCY, OPCODE_BITS, OPERAND_B, REGISTER_BITS, WORD_BITS, Queue
+from fabless.program.isa import REDUCE as OPERATIONS
 from fabless.rtl.block import named
 from fabless.rtl.decoder import bits, value
 from fabless.rtl.floating import flushed, state
@@ -233,25 +234,31 @@ class Vector(Elaboratable):
     def _back(self, m: Module, valid: Value, data: Value) -> None:
         """Count the results as they come, and write them, reduce them or quantise them."""
         lanes, log_l = self.tile.vector_lanes, log2(self.tile.vector_lanes)
-        stream, arrives = Signal(32 * lanes), Signal()
-        m.d.comb += [stream.eq(data), arrives.eq(valid)]
-        group, second, dst = Signal(15), Signal(), state(ADDRESS_BITS, "dst_row")
-        last, present = Signal(), Signal(lanes)
-        m.d.comb += last.eq(group + 1 == self.groups)
+        # What comes is counted a cycle ahead: the last group and its lanes stand in registers when it is there.
+        coming, comes, last_comes = Signal(15), Signal(15), Signal()
+        m.d.comb += coming.eq(Mux(valid, Mux(last_comes, 0, comes + 1), comes))
+        m.d.sync += [comes.eq(Mux(self.go, 0, coming)), last_comes.eq(coming + 1 == self.groups)]
+        with_lanes = Signal(lanes)
         for i in range(lanes):
-            m.d.comb += present[i].eq((group < self.full_groups) | ((group == self.full_groups) & (i < self.tail)))
+            m.d.sync += with_lanes[i].eq((coming < self.full_groups) | ((coming == self.full_groups) & (i < self.tail)))
+        is_quant, reduces = self.kind["quant"], self.reduce != 0
+        adds = self.reduce == OPERATIONS.index("sum")
+        stream, masked, present = state(32 * lanes, "stream"), state(32 * lanes, "masked"), Signal(lanes)
+        arrives, last, group, second, dst = Signal(), Signal(), Signal(15), Signal(), state(ADDRESS_BITS, "dst_row")
+        m.d.sync += [
+            arrives.eq(valid), last.eq(last_comes), group.eq(comes), present.eq(with_lanes), stream.eq(data),
+            masked.eq(Cat(Mux(with_lanes[i] & valid & (is_quant | adds), data[32 * i : 32 * i + 32], 0) for i in range(lanes))),
+        ]  # fmt: skip
         row_done = Signal()
         m.d.comb += row_done.eq(arrives & last & (second | ~self.scope))
         with m.If(arrives):
-            m.d.sync += [group.eq(Mux(last, 0, group + 1)), second.eq(Mux(last, ~second & self.scope, second))]
+            m.d.sync += second.eq(Mux(last, ~second & self.scope, second))
 
-        is_quant, reduces = self.kind["quant"], self.reduce != 0
         m.submodules.reducer = reducer = named(Reduce(lanes=lanes, shared=self.shared))
         m.d.comb += [
             reducer.valid.eq(arrives & reduces), reducer.last.eq(last), reducer.kind.eq(self.reduce), reducer.data.eq(stream),
-            reducer.present.eq(present), reducer.group.eq(group),
+            reducer.present.eq(present), reducer.group.eq(group), reducer.addends.eq(masked),
         ]  # fmt: skip
-        masked = Cat(Mux(present[i], stream[32 * i : 32 * i + 32], 0) for i in range(lanes))
         groups = BLOCK // lanes
         first_of_block = (group[: log2(groups)] == 0) if groups > 1 else C(1, 1)
         last_of_block = (group[: log2(groups)] == groups - 1) if groups > 1 else C(1, 1)
@@ -267,7 +274,7 @@ class Vector(Elaboratable):
         m.d.comb += blocks.eq(self.groups >> log2(groups))
         advances = Mux(is_quant, quantiser.write & (block + 1 == blocks), Mux(reduces, reducer.done, row_done))
         with m.If(self.go):
-            m.d.sync += [group.eq(0), second.eq(0), block.eq(0)]
+            m.d.sync += [second.eq(0), block.eq(0)]
         with m.If(quantiser.write):
             m.d.sync += block.eq(Mux(block + 1 == blocks, 0, block + 1))
         fresh = Signal()
