@@ -131,7 +131,7 @@ LATENCY: dict[str, int] = {
     "FUNCTION_CYCLES": 4,  # one function unit serves four lanes
     "REDUCE_DRAIN": 8,  # from a row's last group to the next row's first: a block of 32 that ends early is filled up
     "REDUCE_FILL": 27,  # the tree of 32, the four interleaved sums and the write, once
-    "QUANT_FILL": 28,  # operand read, lane, count, maximum of the block, scale, multiply, round, write
+    "QUANT_FILL": 29,  # operand read, lane, count, maximum of the block, scale, multiply, round, write
     "LOAD_FILL": 6,  # request, answer in the next cycle, queue, decode, write
     "STORE_FILL": 4,  # read, gather, write
     "SEND_FILL": 3,  # read, choose, link

@@ -69,9 +69,9 @@ def _statement(i: int, kind: str, parameters: Mapping[str, str], connections: Ma
     raise UnsupportedError(f"the netlist has a cell {kind}, which no model here describes: report it with the Yosys version")
 
 
-def _table(init: str, a: str, b: str, c: str, d: str) -> str:
-    """Return the look-up of a table of 16 bits, given highest first."""
-    return f"{{16'b{init}}} >> {{{d}, {c}, {b}, {a}}}"
+def _table(init: str, *inputs: str) -> str:
+    """Return the look-up of a table of 16 bits, given highest first, by four inputs, the lowest first."""
+    return f"{{16'b{init}}} >> {{{', '.join(reversed(inputs))}}}"
 
 
 def _carry(i: int, parameters: Mapping[str, str], pin: Pins) -> str:

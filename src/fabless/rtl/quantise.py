@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from fabless.rtl.block import Shared
 
 QUEUE_GROUPS = 32
-#: Cycles from the last group of a block until its first group leaves the queue: greatest (2), times 1/127 (3), round up and table (1).
-EMIT_AFTER = 6
+#: Cycles from the last group of a block until its first group leaves the queue: greatest (3), times 1/127 (3), round up and table (1).
+EMIT_AFTER = 7
 
 
 def inverse_fractions() -> list[int]:
@@ -100,9 +100,15 @@ class Quantise(Elaboratable):
                 m.d.comb += greater.eq(Mux(b > a, b, a))
                 merged.append(greater)
             magnitudes, level = merged, level + 1
+            if level == (log2(self.lanes) + 1) // 2:  # half of the tree a cycle
+                registers = [state(31, f"magnitude{i}") for i in range(len(magnitudes))]
+                m.d.sync += [r.eq(v) for r, v in zip(registers, magnitudes, strict=True)]
+                magnitudes = list(registers)
+        begins, counted, ends = state(1, "begins"), Signal(name="counted"), Signal(name="ends_block")
+        m.d.sync += [begins.eq(self.opens), counted.eq(self.valid & self.measures), ends.eq(self.valid & self.closes)]
         group, opens, closes, counts = state(31, "group"), state(1, "opens1"), Signal(name="closes1"), Signal(name="counts1")
         m.d.sync += [
-            group.eq(magnitudes[0]), opens.eq(self.opens), counts.eq(self.valid & self.measures), closes.eq(self.valid & self.closes),
+            group.eq(magnitudes[0]), opens.eq(begins), counts.eq(counted), closes.eq(ends),
         ]  # fmt: skip
         greatest = state(31, "greatest")
         with m.If(counts):

@@ -129,13 +129,20 @@ class Reduce(Elaboratable):
         while len(keys) > 1:
             keys = [self._greater(m, keys[2 * i], keys[2 * i + 1], f"max{level}_{i}") for i in range(len(keys) // 2)]
             level += 1
+            if level == (log2(self.lanes) + 1) // 2:  # half of the tree a cycle
+                kept = [
+                    (state(32, f"half_key{i}"), Signal(len(at), name=f"half_index{i}", reset_less=True)) for i, (_, at) in enumerate(keys)
+                ]
+                m.d.sync += [r.eq(v) for registers, pair in zip(kept, keys, strict=True) for r, v in zip(registers, pair, strict=True)]
+                keys = [(a, b) for a, b in kept]
         key, index = state(32, "group_key"), state(INDEX_BITS, "group_index")
         best, best_index = state(32, "best"), state(INDEX_BITS, "best_index")
         valid, first, last = Signal(), state(1, "first"), Signal()
         is_max = self.valid & ((self.kind == MAX) | (self.kind == ARGMAX))
+        half = self._later(m, Cat(is_max, self.group == 0, is_max & self.last, self.group), 1, "half")
         m.d.sync += [
-            valid.eq(is_max), first.eq(self.group == 0), last.eq(is_max & self.last), key.eq(keys[0][0]),
-            index.eq((self.group << log2(self.lanes)) + keys[0][1]),
+            valid.eq(half[0]), first.eq(half[1]), last.eq(half[2]), key.eq(keys[0][0]),
+            index.eq((half[3:] << log2(self.lanes)) + keys[0][1]),
         ]  # fmt: skip
         with m.If(valid & (first | (key > best))):
             m.d.sync += [best.eq(key), best_index.eq(index)]
