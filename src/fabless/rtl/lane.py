@@ -32,7 +32,8 @@ class Lane(Block):
 
     Ports: `x`, `y` from registers, `index` (of the element), `pre`, `mask` (keep x where `low` <= index < `high`, else +0, or LOWEST if `lowest`),
     `rotate` (two cycles: x*y of the first, then `result` = first -+ second, minus if `minus`). `result` is registered, LATENCY cycles after x and y
-    (after the second pair for rotate). One a cycle. All controls stand still while operations are in flight.
+    (after the second pair for rotate). One a cycle. All controls stand still from the cycle before the
+    first operation on, as long as any is in flight.
     """
 
     module = "fl_lane"
@@ -49,21 +50,23 @@ class Lane(Block):
         """Build what the class describes."""
         m = Module()
         x, y = self.x, self.y
+        pre = state(3, "pre_kept")  # it drives much in here, and its register outside drives every lane
+        m.d.sync += pre.eq(self.pre)
         greater = order_key(x) >= order_key(y)
         chosen = Signal(32)
         m.d.comb += chosen.eq(x)
         with m.If(self.mask):
             inside = (self.low <= self.index) & (self.index < self.high)
             m.d.comb += chosen.eq(Mux(inside, x, Mux(self.lowest, LOWEST_BITS, 0)))
-        with m.Elif(self.pre == MAX):
+        with m.Elif(pre == MAX):
             m.d.comb += chosen.eq(Mux(greater, x, y))
-        with m.Elif(self.pre == MIN):
+        with m.Elif(pre == MIN):
             m.d.comb += chosen.eq(Mux(is_nan(x) | is_nan(y), NAN_BITS, Mux(greater, y, x)))
-        with m.Elif(self.pre == EXCLUDE):
+        with m.Elif(pre == EXCLUDE):
             m.d.comb += chosen.eq(Mux(from_index(m, self.index, "index") == y, LOWEST_BITS, x))
 
         xs, ys = [state(32, f"x{i}") for i in range(2)], [state(32, f"y{i}") for i in range(2)]
-        m.d.sync += [xs[0].eq(chosen), ys[0].eq(Cat(y[:31], y[31] ^ (self.pre == SUB)))]
+        m.d.sync += [xs[0].eq(chosen), ys[0].eq(Cat(y[:31], y[31] ^ (pre == SUB)))]
         for regs in (xs, ys):
             m.d.sync += [b.eq(a) for a, b in pairwise(regs)]
         multiplier = self.shared.place(m, FloatMultiply, "multiplier", a=x, b=y)
@@ -75,8 +78,8 @@ class Lane(Block):
         ]  # fmt: skip
         adder = self.shared.place(m, FloatAdd, "adder", a=left, b=right)
         passed = [state(32, f"passed{i}") for i in range(2)]
-        m.d.sync += [passed[0].eq(Mux(self.pre == MUL, product, left)), passed[1].eq(passed[0])]
-        added = self.rotate | (~self.mask & ((self.pre == ADD) | (self.pre == SUB)))
+        m.d.sync += [passed[0].eq(Mux(pre == MUL, product, left)), passed[1].eq(passed[0])]
+        added = self.rotate | (~self.mask & ((pre == ADD) | (pre == SUB)))
         result = state(32, "result_out")
         m.d.sync += result.eq(Mux(added, adder["y"], passed[1]))
         m.d.comb += self.result.eq(result)
