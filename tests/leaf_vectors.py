@@ -11,6 +11,7 @@ from fabless.number.quantise import quantise
 from fabless.program.isa import LATENCY, REDUCE
 from fabless.rtl import convert
 from fabless.rtl.block import Block, named
+from fabless.rtl.lane import INDEX_BITS
 from fabless.rtl.quantise import Quantise
 from fabless.rtl.reduce import Reduce
 
@@ -102,20 +103,43 @@ def pairs(rng, n):
 
 
 def row_codes(rng, rows, n):
-    """Return rows `[rows, n]` of codes for reductions and quantisation: of one size; of any; nearly cancelling; few values; with zeros or specials."""
+    """Return rows `[rows, n]` of codes for reductions and quantisation, each of one kind: see the comments."""
     x = rng.standard_normal((rows, n)).astype(np.float32) * np.float32(2.0) ** rng.integers(-20, 20, (rows, 1)).astype(np.float32)
-    kind = rng.integers(0, 8, rows)
     codes = np.ascontiguousarray(x).view(np.uint32)
-    codes = np.where((kind == 1)[:, None], any_codes(rng, (rows, n)), codes)
-    mirrored = np.where(np.arange(n) % 2, np.roll(codes, 1, axis=1) ^ 0x80000000 ^ rng.integers(0, 3, (rows, n)).astype(np.uint32), codes)
-    codes = np.where((kind == 2)[:, None], mirrored, codes)
-    codes = np.where((kind == 3)[:, None], rng.choice(np.array([-1, 1, 1.5, 2, -2], np.float32), (rows, n)).view(np.uint32), codes)
-    codes = np.where((kind == 4)[:, None] & (rng.random((rows, n)) < 0.5), 0, codes)
-    spread = (codes & 0x807FFFFF) | (rng.integers(1, 255, (rows, n)).astype(np.uint32) << 23)
-    codes = np.where((kind == 5)[:, None], spread, codes)
-    special = rng.choice(np.concatenate([CORNERS, CORNERS | np.uint32(0x80000000)]), (rows, n))
-    codes = np.where((kind == 6)[:, None] & (rng.random((rows, n)) < 2 / n), special, codes)
+    kind = rng.integers(0, 13, (rows, 1))  # 0 and 11 up: numbers of one size
+
+    def put(number, values, share=1.0):
+        nonlocal codes
+        codes = np.where((kind == number) & (rng.random((rows, n)) < share), np.asarray(values, np.uint32), codes)
+
+    def exponents(low, high):
+        return (codes & 0x807FFFFF) | (rng.integers(low, high, (rows, n)).astype(np.uint32) << np.uint32(23))
+
+    every = np.concatenate([CORNERS, CORNERS | np.uint32(0x80000000)])
+    put(1, any_codes(rng, (rows, n)))
+    put(
+        2, np.where(np.arange(n) % 2, np.roll(codes, 1, axis=1) ^ 0x80000000 ^ rng.integers(0, 3, (rows, n)).astype(np.uint32), codes)
+    )  # cancelling
+    put(3, rng.choice(np.array([-1, 1, 1.5, 2, -2], np.float32), (rows, n)).view(np.uint32))  # few values
+    put(4, 0, share=0.5)
+    put(5, exponents(1, 255))
+    put(6, rng.choice(every, (rows, n)), share=2 / n)  # a corner or two
+    put(7, codes[:, :1] ^ (np.uint32(1) << rng.integers(0, 32, (rows, n)).astype(np.uint32)))  # one bit apart
+    put(8, exponents(250, 255))  # sums that overflow
+    put(9, exponents(1, 6))  # sums that underflow
+    put(10, rng.choice(np.array([0x7F800000, 0xFF800000], np.uint32), (rows, 1)), share=0.3)  # infinities of one sign
     return canonical(codes)
+
+
+def tied_codes(rng, rows, n):
+    """Return rows `[rows, n]` of codes that quantise to about halves: (k + 1/2) of the scale, a few last places beside."""
+    scale = (rng.integers(1, 255, (rows, 1)).astype(np.uint32) << 23 | rng.integers(0, 128, (rows, 1)).astype(np.uint32) << 16).view(
+        np.float32
+    )
+    with np.errstate(all="ignore"):
+        half = (rng.integers(-128, 128, (rows, n)).astype(np.float32) + np.float32(0.5)) * scale
+        half[:, ::BLOCK] = np.float32(127) * scale  # makes `scale` the scale of its block, or all but
+    return canonical(half.view(np.uint32) + rng.integers(-2, 3, (rows, n)).astype(np.uint32))
 
 
 def streamed(rng, batches, lanes, gap):
@@ -144,7 +168,10 @@ def reductions(rng, kind, cycles, lanes):
     lengths = np.unique(np.concatenate([rng.integers(1, 40, 12), rng.integers(40, 300, 8), [1, 32, 33, 128, 129]]))
     per_cycle = np.mean([(-(-n // lanes)) * 1.75 + LATENCY["REDUCE_DRAIN"] for n in lengths])
     rows = max(1, int(cycles / per_cycle / len(lengths)))
-    total, batches = streamed(rng, [row_codes(rng, rows, n) for n in lengths], lanes, LATENCY["REDUCE_DRAIN"])
+    longest = row_codes(rng, 1, 1 << INDEX_BITS)
+    longest[0, rng.integers(0, 1 << INDEX_BITS)] = 0x7F000000  # the greatest stands anywhere
+    batches = [longest, *(row_codes(rng, rows, n) for n in lengths)]
+    total, batches = streamed(rng, batches, lanes, LATENCY["REDUCE_DRAIN"])
     inputs = {
         "valid": np.zeros(total, np.uint32), "last": rng.integers(0, 2, total).astype(np.uint32), "kind": np.full(total, REDUCE.index(kind), np.uint32),
         "data": any_codes(rng, (total, lanes)), "present": rng.integers(0, 1 << lanes, total).astype(np.uint32),
@@ -172,7 +199,8 @@ def quantisations(rng, scope, cycles, lanes):
     rows = max(1, int(cycles / (1.75 * groups * passes * sum(blocks))))
     batches = []
     for n in blocks:
-        codes = row_codes(rng, rows, BLOCK * n)
+        tied = rng.random((rows, 1)) < 0.4
+        codes = np.where(tied, tied_codes(rng, rows, BLOCK * n), row_codes(rng, rows, BLOCK * n))
         codes[:, BLOCK * n - int(rng.integers(0, BLOCK)) :] = 0  # a block that ends early is filled with +0
         batches.append(codes)
     total, placed = streamed(rng, [np.tile(codes, passes) for codes in batches], lanes, 0)

@@ -16,12 +16,13 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections import deque
 from dataclasses import dataclass, field
 from pathlib import Path
 
 sys.setrecursionlimit(100_000)
 #: How far (in gates) logic that both netlists share is looked at behind the part that differs; behind that its values are free. None: all of it.
-DEPTHS = (8, 40, None)
+DEPTHS = (12, None)
 
 
 @dataclass(frozen=True)
@@ -221,20 +222,20 @@ def satisfiable(graph: Graph, root: int, shared: set[int], depth: int | None, se
     """Return whether a literal can be 1, None if not known; nodes of `shared` are free where they stand `depth` gates below others."""
     if root < 2:
         return bool(root)
-    seen: dict[int, int] = {}
-    todo = [(root >> 1, 0)]
-    while todo:  # least distance below what is not shared
-        node, distance = todo.pop()
-        if seen.get(node, 1 << 30) <= distance:
-            continue
-        seen[node] = distance
-        if depth is None or distance < depth:
-            todo += [(f >> 1, distance + 1 if f >> 1 in shared else 0) for f in graph.fanin[node] or ()]
-    clauses = [[root]]
-    for node, distance in seen.items():
-        if graph.fanin[node] and node and (depth is None or distance < depth):
-            a, b = graph.fanin[node]
-            clauses += [[2 * node ^ 1, a], [2 * node ^ 1, b], [2 * node, a ^ 1, b ^ 1]]
+    clauses, seen = [[root]], set()
+    todo = deque([(root >> 1, 0)])  # nearest first: distance below what is not shared
+    while todo:
+        node, distance = todo.popleft()
+        if node in seen or not graph.fanin[node] or distance == depth:
+            continue  # a source, or free
+        seen.add(node)
+        a, b = graph.fanin[node]
+        clauses += [[2 * node ^ 1, a], [2 * node ^ 1, b], [2 * node, a ^ 1, b ^ 1]]
+        for below in (a >> 1, b >> 1):
+            if below in shared:
+                todo.append((below, distance + 1))
+            else:
+                todo.appendleft((below, distance))
     return solved([[-(literal >> 1) if literal & 1 else literal >> 1 for literal in clause] for clause in clauses], seconds)
 
 

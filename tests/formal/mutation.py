@@ -17,6 +17,7 @@ import numpy as np
 from equivalence import Contract, Prover
 
 from fabless.rtl.bench.build import compile_verilog, require_tools
+from fabless.rtl.bench.leaf import place
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -65,13 +66,14 @@ class Vectors:
 
 @dataclass(frozen=True)
 class Subject:
-    """A block whose mutants are drawn: its Verilog, its module, `vectors(cycles, seed)`, and what its inputs may be."""
+    """A block whose mutants are drawn: its Verilog, its module, `vectors(cycles, seed)`, what its inputs may be, and a command of Yosys before the rest."""
 
     name: str
     verilog: object
     top: str
     vectors: object
     contract: Contract = field(default_factory=Contract)
+    prepare: str = ""
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ def columns(values: list[int], width: int) -> np.ndarray:
 
 def yosys(script: str, directory: Path) -> None:
     """Run a script of Yosys's commands, one a line."""
-    code = "import sys; from pyosys import libyosys as y; d = y.Design(); [y.run_pass(l, d) for l in sys.argv[1].splitlines()]"
+    code = "import sys; from pyosys import libyosys as y; d = y.Design(); [y.run_pass(l, d) for l in sys.argv[1].splitlines() if l]"
     run = subprocess.run([sys.executable, "-c", code, script], cwd=directory, capture_output=True, text=True, check=False)
     assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-1000:]
 
@@ -119,6 +121,7 @@ def simulator(subject: Subject, vectors: Vectors, mutants: int, seed: int, direc
 hierarchy -top {subject.top}
 proc
 flatten
+{subject.prepare}
 opt -full
 memory -nomap
 wreduce
@@ -132,9 +135,9 @@ opt_clean
 write_verilog -noattr mutated.v""",
         directory,
     )
-    sets = "".join(_word(f"top.{name}", v.shape[1], "{} = *i++; ") for name, v in vectors.inputs.items())
+    sets = "".join(place(name, 32 * v.shape[1], "{} = *i++; ") for name, v in vectors.inputs.items())
     checks = "".join(
-        f"if (*e++) {{ {_word(f'top.{name}', v.shape[1], 'same &= {} == *e++; ')}}} else e += {v.shape[1]};\n      "
+        f"if (*e++) {{ {place(name, 32 * v.shape[1], 'same &= {} == *e++; ')}}} else e += {v.shape[1]};\n      "
         for name, (_, v) in vectors.expected.items()
     )
     n_expected = str(sum(1 + v.shape[1] for _, v in vectors.expected.values()))
@@ -144,12 +147,11 @@ write_verilog -noattr mutated.v""",
     return program, {int(line.split("-ctrl mutsel 16 ")[1].split()[0]): line for line in lines if "-ctrl mutsel" in line}
 
 
-def _word(port: str, words: int, text: str) -> str:
-    return "".join(text.format(f"{port}[{i}]" if words > 2 else port) for i in range(words))
+def run(subject: Subject, *, mutants: int, cycles: int, seed: int, directory: Path, prove: bool = True, seconds: float = 60) -> Score:
+    """Draw mutants, run all of them, look into those that survive; the block itself must show what the model says, in every cycle.
 
-
-def run(subject: Subject, *, mutants: int, cycles: int, seed: int, directory: Path, prove: bool = True) -> Score:
-    """Draw mutants, run all of them, look into those that survive; the block itself must show what the model says, in every cycle."""
+    `seconds`: what the solver has for each question; a mutant that is not decided survives.
+    """
     vectors = subject.vectors(cycles, seed)
     program, drawn = simulator(subject, vectors, mutants, seed, directory)
     n = len(next(iter(vectors.inputs.values())))
@@ -162,7 +164,7 @@ def run(subject: Subject, *, mutants: int, cycles: int, seed: int, directory: Pa
     assert first[0] == -1, f"{subject.name} itself differs from the model in cycle {first[0]}"
     alive = [line for i, line in drawn.items() if first[i] == -1]
     prover = Prover(directory / "base.il", subject.top, subject.contract) if prove and alive else None
-    verdicts = {line: prover.equivalent(line) if prover else "not looked into" for line in alive}
+    verdicts = {line: prover.equivalent(line, seconds) if prover else "not looked into" for line in alive}
     return Score(
         tuple(line for i, line in drawn.items() if first[i] != -1),
         tuple(line for line in alive if not verdicts[line]),

@@ -27,4 +27,4 @@ def test_many_vectors_notice_95_percent_of_the_mutants_of_the_row(tmp_path, reco
     assert score.share >= 0.95, score.said()
     # What the vectors told apart must never be proven equal.
     prover = Prover(tmp_path / "base.il", ROW.top, ROW.contract)
-    assert [line for line in score.killed[::25] if prover.equivalent(line) == ""] == []
+    assert [line for line in score.killed[::50] if prover.equivalent(line) == ""] == []
