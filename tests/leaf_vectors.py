@@ -86,7 +86,10 @@ def any_codes(rng, shape):
 
 
 def pairs(rng, n):
-    """Return pairs of codes: any bits; near exponents; all but equal magnitudes; products at the edge of underflow; every pair of corners."""
+    """Return pairs of codes: any bits; near exponents; all but equal magnitudes; products at the edge of underflow; every pair of corners.
+
+    And products of 24 leading ones at exponent 0, which round up to 2^-126 whatever follows, or at one beside it.
+    """
     a, b = any_codes(rng, n), any_codes(rng, n)
     quarter = n // 4
     near = slice(0, quarter)
@@ -97,6 +100,12 @@ def pairs(rng, n):
     b[edge] = b[edge] & 0x807FFFFF | (
         ((127 + 126 - (a[edge] >> 23 & 255).astype(np.int64) - rng.integers(-2, 26, quarter)) & 255) << 23
     ).astype(np.uint32)
+    ones = slice(3 * quarter, 3 * quarter + quarter // 2)
+    significand = rng.integers(1 << 23, 1 << 24, quarter // 2)
+    exponent = rng.integers(2, 126, quarter // 2)
+    a[ones] = a[ones] & 0x80000000 | (exponent << 23 | significand & 0x7FFFFF).astype(np.uint32)
+    exponent = 127 - exponent + rng.choice([-1, 0, 0, 0, 1], quarter // 2)
+    b[ones] = b[ones] & 0x80000000 | (exponent << 23 | ((1 << 47) - 1) // significand & 0x7FFFFF).astype(np.uint32)
     signed = np.concatenate([CORNERS, CORNERS | np.uint32(0x80000000)])
     x, y = (g.reshape(-1) for g in np.meshgrid(signed, signed))
     return canonical(np.concatenate([a, x])), canonical(np.concatenate([b, y]))

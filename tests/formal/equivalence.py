@@ -318,7 +318,7 @@ class Prover:
             out = Path(name) / "gates.json"
             others = "t:$dff %n"  # registers keep their names; a pass adds cells that the next maps
             mapped = f"{f'techmap {others}; ' * 3}simplemap {others}"
-            script = f"read_rtlil {self.base}; {mutate}; opt_clean; dffunmap; {mapped}; opt_clean -purge; write_json {out}"
+            script = f"read_rtlil {self.base}; setattr -unset init w:*; {mutate}; opt_clean; dffunmap; {mapped}; opt_clean -purge; write_json {out}"
             code = "import sys; from pyosys import libyosys as y; d = y.Design(); [y.run_pass(p, d) for p in sys.argv[1].split('; ') if p]"
             done = subprocess.run([sys.executable, "-c", code, script], capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-1000:]
