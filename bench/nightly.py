@@ -37,11 +37,19 @@ def lines(report: Path) -> dict[tuple[str, str], Line]:
     for case in ElementTree.parse(report).iter("testcase"):
         place = case.get("classname", "").replace(".", "/")
         line = found.setdefault((place, case.get("name", "").partition("[")[0]), Line())
-        bad = next((kind for kind in ("failure", "error", "skipped") if case.find(kind) is not None), "")
-        line.outcomes[{"failure": "failed", "error": "failed", "": "passed"}.get(bad, bad)] += 1
+        line.outcomes[_outcome(case)] += 1
         line.seconds += float(case.get("time", 0))
         line.figures += [f"{p.get('name')}: {_figure(p.get('value', ''))}" for p in case.iter("property")]
     return found
+
+
+def _outcome(case: ElementTree.Element) -> str:
+    if case.find("failure") is not None or case.find("error") is not None:
+        return "failed"
+    skipped = case.find("skipped")
+    if skipped is None:
+        return "passed"
+    return "failed as expected" if skipped.get("type") == "pytest.xfail" else "skipped"
 
 
 def _figure(value: str) -> str:
@@ -74,7 +82,7 @@ def page(found: dict[tuple[str, str], Line], arguments: list[str], of: str) -> s
     rows = [
         f"| {place} | {test.replace('_', ' ')} | {', '.join(f'{n} {outcome}' for outcome, n in sorted(line.outcomes.items()))} | {line.seconds:,.1f} "
         f"| {'; '.join(dict.fromkeys(line.figures))} |"
-        for (place, test), line in found.items()
+        for (place, test), line in sorted(found.items(), key=lambda item: item[0][0])
     ]
     return "\n".join(
         [

@@ -14,10 +14,12 @@ import numpy as np
 from fabless.number.dot import BLOCK
 from fabless.number.round import fp32_add, fp32_bits, fp32_mul
 from fabless.program.tile import TINY
+from fabless.rtl.row import Row
 
 SMALL = replace(TINY, weight_words=16, accumulator_words=16)
 ONE = 0x3F800000
 N = 16  # words of each memory
+READ, WRITE = Row.READ_AT, Row.WRITE_AT
 CONTROLS = ("step", "acc_read", "acc_write", "load_enable", "load_scale_enable", "vector_read")
 #: Weights under which 32 elements sum to any integer up to 31 * 127 * 127.
 BASIS = [127] * 31 + [1]
@@ -57,7 +59,7 @@ class Vectors:
 
     def __init__(self, cycles: int, seed: int):
         self.rng, self.cycles = np.random.default_rng(seed), cycles
-        total = cycles + 24
+        total = cycles + 2 * WRITE + 2
         rng = self.rng
         self.inputs = {
             "step": 1, "weight_address": 4, "activation": 256, "activation_scale": 16, "unit": 1, "clear": 1, "acc_read": 1, "acc_address": 4,
@@ -86,8 +88,8 @@ class Vectors:
             rows["step"][t], rows["weight_address"][t] = 1, at
             rows["activation"][t + 1] = int.from_bytes(np.array(elements).astype(np.int8).tobytes(), "little")
             rows["activation_scale"][t + 1], rows["unit"][t + 1] = a_scale, int(unit)
-            rows["acc_read"][t + 8], rows["acc_address"][t + 8], rows["clear"][t + 9] = 1, address, int(clear)
-            rows["acc_write"][t + 11], rows["acc_write_address"][t + 11] = 1, address
+            rows["acc_read"][t + READ], rows["acc_address"][t + READ], rows["clear"][t + READ + 1] = 1, address, int(clear)
+            rows["acc_write"][t + WRITE], rows["acc_write_address"][t + WRITE] = 1, address
             isum = int(np.dot(self.words[at], elements))
             term = fp32_mul(fp32_bits(isum), fp32_mul(ONE if unit else self.scales[at] << 13, a_scale << 16))
             self.accumulators[address] = fp32_add(0 if clear else self.accumulators[address], term)
@@ -95,8 +97,8 @@ class Vectors:
             address = int(rng.integers(N))
         else:
             return  # what was read last stays
-        rows["vector_read"][t + 12], rows["vector_address"][t + 12] = 1, address
-        self.read[t + 12] = self.accumulators[address]
+        rows["vector_read"][t + WRITE + 1], rows["vector_address"][t + WRITE + 1] = 1, address
+        self.read[t + WRITE + 1] = self.accumulators[address]
 
     def step(self, address: int) -> tuple[int, bool, list[int], int, bool]:
         """Return weight address, unit, elements, activation scale and clear of a step that adds to an accumulator."""
@@ -193,7 +195,7 @@ class Vectors:
     def expected(self) -> list[int | None]:
         """Return what `vector_data` shows in each cycle: what was read last, from the cycle after."""
         shown, out = None, []
-        for t in range(self.cycles + 24):
+        for t in range(self.cycles + 2 * WRITE + 2):
             out.append(shown)
             shown = self.read.get(t, shown)
         return out

@@ -40,7 +40,7 @@ BELOW = pytest.mark.xfail(strict=True, reason="int8 results hide most low bits o
     [(LANE, 60_000), (FUNCTION, 100_000), (REDUCER, 150_000), pytest.param(QUANTISER, 100_000, marks=BELOW)],
     ids=lambda x: getattr(x, "top", ""),
 )
-def test_leaf_vectors_notice_95_percent_of_the_mutants_of_other_blocks(subject, cycles, tmp_path, record_property):
+def test_leaf_vectors_notice_90_percent_of_the_mutants_of_other_blocks(subject, cycles, tmp_path, record_property):
     score = run(subject, mutants=150, cycles=cycles, seed=1, directory=tmp_path, seconds=20)
     record_property(f"mutants of the {subject.name}", score.said().splitlines()[0])
-    assert score.share >= 0.95, score.said()
+    assert score.share >= 0.9, score.said()  # 150 are drawn: of a block of which 95% would be noticed, chance may show 90%
