@@ -88,7 +88,7 @@ def any_codes(rng, shape):
 def pairs(rng, n):
     """Return pairs of codes: any bits; near exponents; all but equal magnitudes; products at the edge of underflow; every pair of corners.
 
-    And products of 24 leading ones at exponent 0, which round up to 2^-126 whatever follows, or at one beside it.
+    And products of 24 leading ones at exponent 0, which round up to 2^-126 whatever follows, or at one beside it; and products of about 25 bits: ties.
     """
     a, b = any_codes(rng, n), any_codes(rng, n)
     quarter = n // 4
@@ -106,6 +106,11 @@ def pairs(rng, n):
     a[ones] = a[ones] & 0x80000000 | (exponent << 23 | significand & 0x7FFFFF).astype(np.uint32)
     exponent = 127 - exponent + rng.choice([-1, 0, 0, 0, 1], quarter // 2)
     b[ones] = b[ones] & 0x80000000 | (exponent << 23 | ((1 << 47) - 1) // significand & 0x7FFFFF).astype(np.uint32)
+    ties = slice(ones.stop, ones.stop + quarter // 4)
+    zeros = rng.integers(6, 18, quarter // 4)
+    for codes, n_zeros in ((a, zeros), (b, 23 - zeros + rng.integers(-1, 2, quarter // 4))):
+        exponent = rng.integers(64, 190, quarter // 4).astype(np.uint32)
+        codes[ties] = (codes[ties] & 0x807FFFFF | exponent << np.uint32(23)) >> n_zeros.astype(np.uint32) << n_zeros.astype(np.uint32)
     signed = np.concatenate([CORNERS, CORNERS | np.uint32(0x80000000)])
     x, y = (g.reshape(-1) for g in np.meshgrid(signed, signed))
     return canonical(np.concatenate([a, x])), canonical(np.concatenate([b, y]))
