@@ -8,4 +8,4 @@ docs:
 	python docs/generate.py
 	sphinx-build -W -b html docs docs/_build
 nightly:
-	pytest -m nightly --timeout 7200
+	python bench/nightly.py

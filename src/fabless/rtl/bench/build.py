@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -124,16 +125,33 @@ def compile_verilog(
         (directory / "top.v").write_text(verilog)
         (directory / "harness.cpp").write_text(harness)
         _run([str(program), *flags, "--Mdir", "obj", "-o", "simulation", "top.v", "harness.cpp"], directory, environment)
+        # Verilator's own library is the same for every block; to compile it takes longer than a small block.
+        library = cache_directory() / f"library-{hashlib.sha256(repr((version, more_flags, sys.platform)).encode()).hexdigest()[:20]}"
+        for kept in library.glob("*.o"):
+            shutil.copy(kept, directory / "obj")
         jobs = str(min(4, os.cpu_count() or 1))
         _run(
             ["make", "-j", jobs, "-C", "obj", "-f", f"V{top}.mk", "CFG_CXXFLAGS_PCH_I=-include", f"OPT_FAST={optimise}", "OPT_SLOW=-O0",
              "OPT_GLOBAL=-O1"],  # the library's own files: what runs every cycle stands in its headers
             directory, environment,
         )  # fmt: skip
+        _keep(list((directory / "obj").glob("verilated*.o")), library)
         built = target.with_suffix(f".{os.getpid()}")
         shutil.copy2(directory / "obj" / "simulation", built)
         built.rename(target)
     return target
+
+
+def _keep(files: list[Path], library: Path) -> None:
+    """Keep files in a directory that is there whole or not at all; another process may be first."""
+    if library.exists():
+        return
+    with tempfile.TemporaryDirectory(dir=library.parent) as name:
+        for file in files:
+            shutil.copy(file, name)
+        with contextlib.suppress(OSError):
+            Path(name).rename(library)
+            Path(name).mkdir()  # for what removes it
 
 
 def _run(command: list[str], directory: Path, environment: dict[str, str]) -> None:

@@ -1,35 +1,32 @@
-// Streams vectors through one leaf: pairs of 32-bit words in from a file, one 32-bit word each out to a file, FL_LATENCY cycles later.
-// `first` goes to the leaf's input FL_FIRST, `second` to FL_SECOND.
-#include FL_HEADER
+// Streams vectors through one block: a row of 32-bit words in from a file for every cycle, a row out to a file as the outputs stand before the clock rises.
+// `leaf.py` puts the block's ports in place of the words in capitals.
+#include "VTOP.h"
 #include "verilated.h"
 #include <cstdint>
 #include <cstdio>
 #include <vector>
+
+static const size_t N_IN = WORDS_IN, N_OUT = WORDS_OUT, ROWS = 1 << 14;
 
 int main(int argc, char** argv) {
     if (argc != 3) { fprintf(stderr, "usage: %s VECTORS RESULTS\n", argv[0]); return 1; }
     FILE *in = fopen(argv[1], "rb"), *out = fopen(argv[2], "wb");
     if (!in || !out) { perror("open"); return 1; }
     VerilatedContext context;
-    FL_CLASS top(&context);
-    std::vector<uint32_t> block(1 << 17), results;
-    uint64_t taken = 0;
-    auto tick = [&](uint32_t first, uint32_t second) {
-        top.FL_FIRST = first;
-        top.FL_SECOND = second;
-        top.clk = 0;
-        top.eval();
-        if (taken++ >= FL_LATENCY) results.push_back(top.y);
-        top.clk = 1;
-        top.eval();
-    };
-    for (size_t n; (n = fread(block.data(), 8, block.size() / 2, in)) > 0;) {
-        for (size_t i = 0; i < n; i++) tick(block[2 * i], block[2 * i + 1]);
-        fwrite(results.data(), 4, results.size(), out);
-        results.clear();
+    VTOP top(&context);
+    std::vector<uint32_t> rows(N_IN * ROWS), results(N_OUT * ROWS);
+    for (size_t n; (n = fread(rows.data(), 4 * N_IN, ROWS, in)) > 0;) {
+        const uint32_t* i = rows.data();
+        uint32_t* o = results.data();
+        for (size_t row = 0; row < n; row++) {
+            SETS
+            top.clk = 0;
+            top.eval();
+            GETS
+            top.clk = 1;
+            top.eval();
+        }
+        fwrite(results.data(), 4 * N_OUT, n, out);
     }
-    for (int i = 0; i < FL_LATENCY; i++) tick(0, 0);
-    fwrite(results.data(), 4, results.size(), out);
-    fclose(out);
-    return 0;
+    return fclose(out);
 }

@@ -27,6 +27,8 @@ Numbers = tuple[int, ...]
 IDEAL: Numbers = (1, 1, 1, 0, 0, 0, 256, 0, 0, 0)
 #: Verilator's flags of a build that counts lines, branches and toggles; a database of each is `Simulation.coverage`'s.
 COVERAGE = ("--coverage-line", "--coverage-toggle")
+#: Verilator's flag of a build whose memories log what is written to them, in order: `Simulation.written` reads it.
+LOG = ("-DFL_LOG",)
 
 
 @dataclass(frozen=True)
@@ -184,6 +186,11 @@ class Simulation:
         if self.process.wait():
             raise FablessError(f"the simulation ended with code {self.process.returncode}")
         return tuple(self._left(i, cycles) for i in range(len(self.programs)))
+
+    def written(self, tile: int, memory: str) -> list[tuple[int, int, int]]:
+        """Return every write to a memory of a tile, such as "mxu.row0.weights", as (enables, address, data); after `finish`, in a build with `LOG`."""
+        rows = (line.split() for line in (self.path / f"tile{tile}.fl_tile.{memory}.log").read_text().splitlines())
+        return [(int(enables, 16), int(address, 16), int(data, 16)) for _, enables, address, data in rows]
 
     def _left(self, i: int, cycles: Sequence[int]) -> RtlState:
         t = self.programs[i].tile
