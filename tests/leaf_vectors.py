@@ -203,6 +203,8 @@ def reductions(rng, kind, cycles, lanes):
         data[:, :n] = codes
         inputs["data"][at] = data.reshape(len(codes), groups, lanes)
         want[place] = twin(codes.view(np.float32)).view(np.uint32)
+    shown = (inputs["present"][:, None] >> np.arange(lanes) & 1) * inputs["valid"][:, None] if kind == "sum" else 0
+    inputs["addends"] = inputs["data"] * np.asarray(shown, np.uint32)
     return inputs, want
 
 

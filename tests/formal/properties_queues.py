@@ -6,7 +6,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 from amaranth.hdl import Array, Assume, Cat, Const, Cover, Elaboratable, Module, Mux, Signal
-from proof import Mutant, Proof, begun, opened, steady
+from proof import Mutant, Proof, begun, earlier, opened, steady
 
 from fabless.program.isa import BY_MNEMONIC, N_SEMAPHORES, WORD_BITS
 from fabless.program.isa import Queue as Q
@@ -49,6 +49,7 @@ def queue(depth: int):
                 "what leaves is either handed on or executed here": q.popped == (q.go ^ q.fired),
                 "the unit takes only when idle, and no sync": ~q.go | (q.idle & ~sync),
                 "a sync leaves only when the unit is idle and it is allowed": ~q.fired | (q.idle & sync & q.allowed),
+                "a head that stays is what it was": ~q.stays | (Cat(q.word, q.extra) == earlier(m, Cat(q.word, q.extra))),
                 "an idle unit takes at once": (held == 0) | ~q.idle | (sync & ~q.allowed) | q.popped,
                 # What holds in every reachable state, for the inductive step.
                 "invariant: level": s.level == held,
@@ -106,7 +107,7 @@ class _Control(Elaboratable):
             for q in Q
             if q != Q.CTRL
         }
-        self.units[Q.NET].quiet, self.units[Q.LOAD].quiet = Signal(), Signal()
+        self.units[Q.NET].quiet, self.units[Q.LOAD].quiet, self.units[Q.NET].known = Signal(), Signal(), Signal()
         vars(self.units[Q.LOAD]).update(
             synced=Signal(), wait=Const(0, N_SEMAPHORES), signal=Signal(N_SEMAPHORES), allowed=Signal(), fired=Signal()
         )
@@ -200,6 +201,7 @@ PROOFS = (
                 Mutant("queue", "self.popped.eq(self.fired | self.go)", "self.popped.eq(self.go)", "what leaves is either handed on or executed here"),
                 Mutant("queue", "self.go.eq(~self.empty & self.idle & ~waiting)", "self.go.eq(~self.empty & ~waiting)", "the unit takes only when idle, and no sync"),
                 Mutant("queue", "self.idle & waiting & self.allowed)", "self.idle & waiting)", "a sync leaves only when the unit is idle and it is allowed"),
+                Mutant("queue", "self.stays.eq(~self.empty & ~self.popped)", "self.stays.eq(~self.empty)", "a head that stays is what it was"),
                 Mutant("queue", "self.go.eq(~self.empty & self.idle & ~waiting)", "self.go.eq(~self.empty & self.idle & ~waiting & ~self.push)", "an idle unit takes at once"),
             ),
         )

@@ -172,7 +172,7 @@ FUNCTION = Subject(
 )  # fmt: skip
 REDUCER = Subject(
     "reducer", partial(_verilog, leaf.Reducer), leaf.Reducer.module,
-    partial(_streams, leaf.Reducer, _reductions, "done"), Contract(assumed={"data": LANES}),
+    partial(_streams, leaf.Reducer, _reductions, "done"), Contract(assumed={"data": LANES, "addends": LANES}),
 )  # fmt: skip
 QUANTISER = Subject(
     "quantiser", partial(_verilog, leaf.Quantiser), leaf.Quantiser.module,

@@ -26,9 +26,10 @@ class Net(Elaboratable):
     """Execute `send` and `recv`, a beat of N bytes a cycle each, one of both beside the other.
 
     Queue: `go`, `word`, `extra` in; `idle` out tells that the instruction at the queue's head may start: a `recv` when the last one is over and the
-    running `send`, if any, reads elsewhere (`known`: the head is what it was a cycle before); all else when both halves are `quiet`. Link out: `link_valid` with `link_data`, never refused: one credit a
-    beat, LINK_QUEUE_BEATS at reset, each back by a cycle of `credit`. Link in: `arrive_valid` with `arrive_data` are always taken, `credit_out` is high
-    in the cycle after a beat left the queue. A beat is LINK bytes: min(L, N / 4) elements, or the next N bytes of a word of 32 int8 and their scale.
+    running `send`, if any, reads elsewhere (`known`: the head is what it was a cycle before); all else when both halves are `quiet`.
+    Link out: `link_valid` with `link_data`, never refused: one credit a beat, LINK_QUEUE_BEATS at reset, each back by a cycle of `credit`. Link in:
+    `arrive_valid` with `arrive_data` are always taken, `credit_out` is high in the cycle after a beat left the queue. A beat is LINK bytes: min(L, N / 4)
+    elements, or the next N bytes of a word of 32 int8 and their scale.
     Buffers: `vector_read`, `vector_address`, `word_read`, `word_address`, data one cycle later; `add_read`, `add_address` as a beat leaves the queue,
     `add_data` one cycle later; writes `write` (one bit a lane), `write_address`, `write_data` and `block_write`, `block_address`, `block`, `block_scale`.
     A beat is on the link two cycles after its step, and written three (a word: two) after it left the queue; SEND_FILL and RECV_FILL cover these.
