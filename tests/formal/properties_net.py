@@ -29,7 +29,7 @@ def unit_of(rtl):
 def inputs(unit):
     return [
         unit.go,
-        unit.known,
+        unit.stays,
         unit.word,
         unit.extra,
         unit.credit,

@@ -49,9 +49,10 @@ def queue(depth: int):
                 "what leaves is either handed on or executed here": q.popped == (q.go ^ q.fired),
                 "the unit takes only when idle, and no sync": ~q.go | (q.idle & ~sync),
                 "a sync leaves only when the unit is idle and it is allowed": ~q.fired | (q.idle & sync & q.allowed),
-                "a head that stays is what it was": ~q.stays | (Cat(q.word, q.extra) == earlier(m, Cat(q.word, q.extra))),
+                "a head that stays is what it was": ~q.stays | (Cat(q.word, q.extra) == earlier(m, Cat(q.word, q.extra), 2)),
                 "an idle unit takes at once": (held == 0) | ~q.idle | (sync & ~q.allowed) | q.popped,
                 # What holds in every reachable state, for the inductive step.
+                "invariant: a head that stayed is what it was": ~s.stayed | (Cat(q.word, q.extra) == earlier(m, Cat(q.word, q.extra))),
                 "invariant: level": s.level == held,
                 "invariant: pointers are in range": (s.read < depth) & (s.write < depth),
                 "invariant: write is level behind read": s.write == Mux(s.read + held >= depth, s.read + held - depth, s.read + held),
@@ -107,7 +108,7 @@ class _Control(Elaboratable):
             for q in Q
             if q != Q.CTRL
         }
-        self.units[Q.NET].quiet, self.units[Q.LOAD].quiet, self.units[Q.NET].known = Signal(), Signal(), Signal()
+        self.units[Q.NET].quiet, self.units[Q.LOAD].quiet, self.units[Q.NET].stays = Signal(), Signal(), Signal()
         vars(self.units[Q.LOAD]).update(
             synced=Signal(), wait=Const(0, N_SEMAPHORES), signal=Signal(N_SEMAPHORES), allowed=Signal(), fired=Signal()
         )
@@ -201,7 +202,7 @@ PROOFS = (
                 Mutant("queue", "self.popped.eq(self.fired | self.go)", "self.popped.eq(self.go)", "what leaves is either handed on or executed here"),
                 Mutant("queue", "self.go.eq(~self.empty & self.idle & ~waiting)", "self.go.eq(~self.empty & ~waiting)", "the unit takes only when idle, and no sync"),
                 Mutant("queue", "self.idle & waiting & self.allowed)", "self.idle & waiting)", "a sync leaves only when the unit is idle and it is allowed"),
-                Mutant("queue", "self.stays.eq(~self.empty & ~self.popped)", "self.stays.eq(~self.empty)", "a head that stays is what it was"),
+                Mutant("queue", "self.stays.eq(stayed & ~self.empty & ~self.popped)", "self.stays.eq(~self.empty & ~self.popped)", "a head that stays is what it was"),
                 Mutant("queue", "self.go.eq(~self.empty & self.idle & ~waiting)", "self.go.eq(~self.empty & self.idle & ~waiting & ~self.push)", "an idle unit takes at once"),
             ),
         )

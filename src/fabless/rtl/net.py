@@ -26,7 +26,7 @@ class Net(Elaboratable):
     """Execute `send` and `recv`, a beat of N bytes a cycle each, one of both beside the other.
 
     Queue: `go`, `word`, `extra` in; `idle` out tells that the instruction at the queue's head may start: a `recv` when the last one is over and the
-    running `send`, if any, reads elsewhere (`known`: the head is what it was a cycle before); all else when both halves are `quiet`.
+    running `send`, if any, reads elsewhere (`stays`: the head is what it was two cycles before); all else when both halves are `quiet`.
     Link out: `link_valid` with `link_data`, never refused: one credit a beat, LINK_QUEUE_BEATS at reset, each back by a cycle of `credit`. Link in:
     `arrive_valid` with `arrive_data` are always taken, `credit_out` is high in the cycle after a beat left the queue. A beat is LINK bytes: min(L, N / 4)
     elements, or the next N bytes of a word of 32 int8 and their scale.
@@ -42,7 +42,7 @@ class Net(Elaboratable):
         self.elements = min(lanes, n // 4)
         self.group_beats, self.word_beats = lanes // self.elements, ceil(WORD_BYTES, n)
         self.go, self.word, self.extra = Signal(), Signal(WORD_BITS), Signal(extra_bits(Queue.NET))
-        self.idle, self.quiet, self.known = Signal(), Signal(), Signal()
+        self.idle, self.quiet, self.stays = Signal(), Signal(), Signal()
         self.link_valid, self.link_data, self.credit = Signal(), Signal(8 * n, reset_less=True), Signal()
         self.arrive_valid, self.arrive_data, self.credit_out = Signal(), Signal(8 * n), Signal()
         self.vector_read, self.vector_address, self.vector_data = Signal(), Signal(ADDRESS_BITS), Signal(32 * lanes)
@@ -66,11 +66,15 @@ class Net(Elaboratable):
         first, behind, words = state(ADDRESS_BITS, "first"), state(ADDRESS_BITS + 1, "behind"), state(1, "words")
         with m.If(self.go & ~receives):
             m.d.sync += [first.eq(source), behind.eq(source + count), words.eq(in_words)]
-        # Whether a `recv` writes apart from what is being sent is known a cycle after it has come to the head of its queue, and waited for.
+        # Whether a `recv` writes apart from what is being sent is known two cycles after it has come to the head of its queue, and waited for.
         apart = Signal()
-        m.d.sync += apart.eq((words != in_words) | (target >= behind) | (target + count <= first))
+        head, ends = state(ADDRESS_BITS, "head"), state(ADDRESS_BITS + 1, "head_ends")
+        m.d.sync += [
+            head.eq(target), ends.eq(target + count), apart.eq((words != in_words) | (head >= behind) | (ends <= first)),
+        ]  # fmt: skip
         m.d.comb += [
-            self.quiet.eq(~sending & ~receiving), self.idle.eq(Mux(receives, ~receiving & self.known & (~sending | apart), self.quiet)),
+            self.quiet.eq(~sending & ~receiving),
+            self.idle.eq(Mux(receives, ~receiving & self.stays & (~sending | apart), self.quiet)),
         ]  # fmt: skip
         return m
 

@@ -17,7 +17,7 @@ class Queue(Elaboratable):
     Entry: the word, then the operands that the sequencer added up (`extra_bits`). Handshake: `push` in a cycle in which `full` is low; `go` for one
     cycle when the unit is `idle` and takes `word` and `extra`. An entry can leave in the cycle after it came; its room is free a cycle after it left.
     A sync leaves when the unit is idle and `allowed`; in that cycle `wait` and `signal` are its masks and `fired` is high;
-    `held` is high in a cycle in which it is not allowed. `stays`: the head is what it was a cycle
+    `held` is high in a cycle in which it is not allowed. `stays`: the head is what it was two cycles
     before. `waits`, `signals`: whether the queue executes that half of a sync; the other mask is 0.
     """
 
@@ -59,7 +59,10 @@ class Queue(Elaboratable):
                         m.d.sync += slot.eq(Cat(self.push_word, self.push_extra))
         with m.If(self.popped):
             m.d.sync += read.eq(Mux(read == self.depth - 1, 0, read + 1))
-        m.d.sync += [level.eq(level + self.push - self.popped), self.stays.eq(~self.empty & ~self.popped)]
+        stayed = Signal()
+        m.d.sync += [
+            level.eq(level + self.push - self.popped), stayed.eq(~self.empty & ~self.popped), self.stays.eq(stayed & ~self.empty & ~self.popped),
+        ]  # fmt: skip
         return m
 
 

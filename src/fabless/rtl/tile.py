@@ -142,7 +142,7 @@ class TileTop(Block):
             idle = idle & queue.empty & (unit.quiet if q in QUIET else queue.idle)
         m.d.comb += units[Name.LOAD].synced.eq(queues[Name.LOAD].fired)
         if Name.NET in units:
-            m.d.comb += units[Name.NET].known.eq(queues[Name.NET].stays)
+            m.d.comb += units[Name.NET].stays.eq(queues[Name.NET].stays)
         running = Signal()
         with m.If(self.start):
             m.d.sync += [running.eq(1), self.cycles.eq(0)]

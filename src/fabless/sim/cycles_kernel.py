@@ -284,10 +284,10 @@ def simulate(
                     start = max(push + 1, loader[L_ASKER])
                     if loader[L_TAKES] >= depth:
                         start = max(start, takes[loader[L_TAKES] % depth] + 1)
-            if op == RECV:  # at the head of its queue for a cycle before
-                start = max(start, push + 2)
+            if op == RECV:  # at the head of its queue for two cycles before
+                start = max(start, push + 3)
                 if pushed[NET] > 0:
-                    start = max(start, left_at[NET, (pushed[NET] - 1) % depth] + 2)
+                    start = max(start, left_at[NET, (pushed[NET] - 1) % depth] + 3)
             if queue == NET:
                 # All but a `recv` that writes elsewhere waits until the running `send` is over.
                 alone = op != RECV or (unit[net.RECV_LEFT] < 0 and net.waits_for_send(unit, word, registers))
