@@ -11,7 +11,9 @@ from fabless.model.weights import open_weights
 from fabless.program.tile import ECP5
 from fabless.rtl.bench.build import HARNESS, compile_verilog, tools
 from fabless.rtl.bench.run import Simulation
-from fabless.rtl.fpga import ECP5_FABRIC_LANES, tile_part_verilog
+from fabless.rtl.fpga import ECP5_FABRIC_LANES, mapped_core, tile_part_verilog
+from fabless.rtl.fpga_cells import plain_verilog
+from fabless.rtl.fpga_check import run_mapped
 
 pytestmark = pytest.mark.skipif(
     not all(t.found for t in tools()), reason=f"not installed: {', '.join(t.name for t in tools() if not t.found)}; see 'fabless doctor'"
@@ -33,3 +35,25 @@ def test_the_embedded_model_writes_on_the_tile_that_fits_the_fpga():
         written = list(session.generate(ids[:2], 2))  # memory and cycles are compared after each of three launches
     assert written == list(open_session(weights, ECP5, context_tokens=32).generate(ids[:2], 2))
     assert len(session.cycles) == 3
+
+
+@pytest.mark.nightly
+def test_the_mapped_cells_decode_a_token():
+    """Some ten minutes: Yosys maps the tile, Verilator builds 50,000 cells; memory and cycles are compared after every launch."""
+    pytest.importorskip("pyosys", reason="mapping needs Yosys: pip install 'fabless[rtl]'")
+    run = run_mapped(plain_verilog(mapped_core(ECP5, ECP5_FABRIC_LANES), "fl_tile"), ECP5)
+    assert len(run.tokens) == 1
+    assert sum(run.cycles) > 10_000
+
+
+LUT = {"type": "LUT4", "parameters": {"INIT": "0110100110010110"}, "connections": {"A": [2], "B": [3], "C": [4], "D": ["0"], "Z": [5]}}
+
+
+def test_cells_become_statements_and_unknown_ones_are_refused():
+    from fabless.core.errors import UnsupportedError
+
+    ports = {"a": {"direction": "input", "bits": [2, 3, 4]}, "z": {"direction": "output", "bits": [5]}}
+    text = plain_verilog({"ports": ports, "cells": {"x": LUT}}, "odd")
+    assert "assign n5 = {16'b0110100110010110} >> {1'b0, n4, n3, n2};" in text
+    with pytest.raises(UnsupportedError, match=r"a cell DCUA, which no model here describes"):
+        plain_verilog({"ports": ports, "cells": {"x": LUT | {"type": "DCUA"}}}, "odd")

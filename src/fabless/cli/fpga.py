@@ -21,6 +21,7 @@ def fpga(
     fabric_lanes: int | None = None,
     target_mhz: float = 50.0,
     seed: int = 1,
+    check: Annotated[bool, Parameter(negative="")] = False,
     json: Json = False,
 ) -> None:
     """Place and route a block of a chip for a Lattice ECP5-85 (LFE5U-85F, CABGA381) and write its bit file; minutes of work.
@@ -34,6 +35,7 @@ def fpga(
         fabric_lanes: lanes of each row whose multipliers are made of LUTs; 8 for the whole tile of 'ecp5', else 0, when not given.
         target_mhz: the frequency that placement aims at; what is reached is reported.
         seed: of the placement.
+        check: before that, simulate the mapped cells of a whole tile with a token of the embedded model: memory as the machine's, cycles as the simulator's.
         json: print JSON instead of text.
     """
     from fabless.core.errors import InputError
@@ -52,19 +54,22 @@ def fpga(
         name, tile = described.name, Tile.of(described)
     if fabric_lanes is None:
         fabric_lanes = ECP5_FABRIC_LANES if (chip, block) == ("ecp5", "tile") else 0
-    placed = place(tile, block, fabric_lanes=fabric_lanes, target_hz=target_mhz * 1e6, seed=seed)
+    placed = place(tile, block, fabric_lanes=fabric_lanes, target_hz=target_mhz * 1e6, seed=seed, check=check)
     path = out or Path(f"{name}-{block}.bit")
     path.write_bytes(placed.bitstream)
     if json:
         say_json({
             "chip": name, "block": block, "fabric_lanes": fabric_lanes, "part": placed.part, "package": placed.package, "used": placed.used, "available": placed.available,
             "clock_hz": placed.clock_hz, "logic_s": placed.logic_s, "routing_s": placed.routing_s, "bitstream": str(path), "tools": placed.tools,
+            "checked_cycles": placed.run and placed.run.cycles,
         })  # fmt: skip
         return
     say(f"{block} of {name} on {placed.part}, {placed.package}, placed and routed")
     say_pairs([
         *((kind, f"{n:,} of {placed.available[kind]:,} ({n / placed.available[kind]:.0%})") for kind, n in placed.used.items()),
         ("clock", f"{si(placed.clock_hz, 'Hz')} (slowest path: {si(placed.logic_s, 's')} of logic, {si(placed.routing_s, 's')} of wires)"),
+        *([("checked", f"mapped cells ran {len(placed.run.cycles)} launches of the embedded model: machine's memory, simulator's {sum(placed.run.cycles):,} cycles")]
+          if placed.run else []),
         ("bit file", f"{path} ({si(len(placed.bitstream), 'B')})"),
         ("tools", ", ".join(f"{tool} {version}" for tool, version in placed.tools.items())),
     ])  # fmt: skip

