@@ -4,6 +4,7 @@ import pytest
 
 pytest.importorskip("amaranth", reason="the RTL needs the extra 'rtl'")
 
+from fabless.fleet.on_fpga import run_mapped
 from fabless.fleet.on_rtl import open_rtl_session
 from fabless.fleet.session import open_session
 from fabless.model.tokenizer import open_tokenizer
@@ -13,7 +14,6 @@ from fabless.rtl.bench.build import HARNESS, compile_verilog, tools
 from fabless.rtl.bench.run import Simulation
 from fabless.rtl.fpga import ECP5_FABRIC_LANES, mapped_core, tile_part_verilog
 from fabless.rtl.fpga_cells import plain_verilog
-from fabless.rtl.fpga_check import run_mapped
 
 pytestmark = pytest.mark.skipif(
     not all(t.found for t in tools()), reason=f"not installed: {', '.join(t.name for t in tools() if not t.found)}; see 'fabless doctor'"

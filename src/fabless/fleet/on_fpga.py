@@ -1,6 +1,6 @@
 """Run what was mapped for the FPGA: its cells, simulated in Verilator, decode a token of the embedded model as the machine and the cycle simulator say.
 
-What the cells do is stated in `fpga_cells`; a block RAM gives rubbish for a word that its other port writes in the same cycle.
+What the cells do is stated in `rtl.fpga_cells`; a block RAM gives rubbish for a word that its other port writes in the same cycle.
 """
 
 from __future__ import annotations
