@@ -17,12 +17,23 @@ import subprocess
 import sys
 import tempfile
 from collections import deque
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-sys.setrecursionlimit(100_000)
 #: How far (in gates) logic that both netlists share is looked at behind the part that differs; behind that its values are free. None: all of it.
 DEPTHS = (12, None)
+
+
+@contextmanager
+def deep():
+    """Let Python's own recursion go as deep as logic does, and no longer than that: elsewhere the limit is what keeps it from running off its stack."""
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(100_000)
+    try:
+        yield
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 @dataclass(frozen=True)
@@ -261,6 +272,7 @@ def _solve(clauses: list[list[int]], sender) -> None:
 class Prover:
     """Decide mutants of one netlist: `base` is the RTLIL that the mutants were drawn from, `top` its module."""
 
+    @deep()
     def __init__(self, base: Path, top: str, contract: Contract):
         self.base, self.top, self.contract = base, top, contract
         self.gold = self._netlist("")
@@ -324,6 +336,7 @@ class Prover:
             assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-1000:]
             return Netlist(out, self.top)
 
+    @deep()
     def equivalent(self, line: str, seconds: float = 60) -> str:
         """Return "" where the mutant of a line of Yosys's `mutate -list` is proven equivalent, else why it is not."""
         mutate = re.sub(r"-ctrl \S+ \d+ \d+ ", "", line.strip())
