@@ -22,9 +22,10 @@ def test_one_message_from_one_tile_to_the_next(latency):
     sender, receiver = ring("send count=8\nhalt", "recv count=8\nhalt", latency=latency)
     # pushed in cycle 0, started in 1; steps in 2 and 3, on the link two cycles later, over the cycle after
     assert (sender.starts[0], sender.ends[0]) == (1, 6)
-    # the first beat is on the link in 4, arrives `latency` later, is taken a cycle later, the second behind it; four cycles to the end
-    assert (receiver.starts[0], receiver.ends[0]) == (1, 4 + latency + 1 + 1 + 4)
-    assert receiver.account[0, Queue.NET, 4] == receiver.ends[0] - 1 - (2 + 4)  # all above two beats and their fill
+    # at the head of its queue in 1, decided two cycles later; the first beat is on the link in 4, arrives `latency` later, is taken a cycle later, the
+    # second behind it; four cycles to the end
+    assert (receiver.starts[0], receiver.ends[0]) == (3, 4 + latency + 1 + 1 + 4)
+    assert receiver.account[0, Queue.NET, 4] == receiver.ends[0] - 3 - (2 + 4)  # all above two beats and their fill
 
 
 def test_all_tiles_send_before_they_receive_however_long_the_message():
@@ -42,7 +43,7 @@ def test_a_link_longer_than_half_its_queue_costs_throughput():
 
 def test_a_receive_over_what_is_being_sent_waits_for_the_send():
     apart, over = ("send count=64\nrecv count=64 dst=64\nhalt", "send count=64\nrecv count=64 dst=0\nhalt")
-    assert [t.starts[1] for t in ring(apart, apart)] == [2, 2]
+    assert [t.starts[1] for t in ring(apart, apart)] == [2 + 2] * 2  # at the head in 2, decided two cycles later
     assert [t.starts[1] for t in ring(over, over)] == [1 + 16 + 3] * 2
 
 
@@ -62,7 +63,7 @@ def test_a_ring_that_stands_still_is_refused_with_the_remedy():
 def test_what_is_no_ring_is_refused():
     with pytest.raises(InputError, match="link latency of 0 cycles: a link is a register at least; give 1 or more"):
         ring("halt", latency=0)
-    with pytest.raises(UnsupportedError, match="link_bytes_per_cycle = 17 cannot be built; use one of 4, 8, 16"):
+    with pytest.raises(UnsupportedError, match="link_bytes_per_cycle = 17 cannot be built; use one of 0, 4, 8, 16"):
         replace(TINY, link_bytes_per_cycle=17)
 
 

@@ -60,6 +60,7 @@ WAIVERS = (
     Waiver("UNUSEDSIGNAL", r"'\w*address(\$\d+)?'\[(19|31):\d+\]", r"^(wire|input) ", "addresses have one width; this tile's buffers need less"),
     Waiver("UNUSEDSIGNAL", r"'push(\$\d+)?'\[0\]", r"^wire ", "one bit a queue: the sequencer pushes no instruction to itself"),
     Waiver("UNUSEDSIGNAL", r"'recv_sub1'", r"^reg ", "what travels beside a beat keeps one width; a wide link asks for less of it"),
+    Waiver("UNUSEDSIGNAL", r"'stays'", r"^reg ", "a queue tells whether its head stays; the one of the link alone is asked"),
     Waiver("CMPCONST", "", r"> (2'h3|3'h7|4'hf|5'h1f|6'h3f) ?;", "no remainder is above the last lane's number, the others' comparisons are live"),
 )  # fmt: skip
 
